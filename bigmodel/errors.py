@@ -1,0 +1,36 @@
+"""What a person can have done wrong. The message is complete: what was asked, what there is, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BigmodelError(Exception):
+    """The command prints the message and leaves with exit code 2; there is no traceback to read."""
+
+
+class ConfigError(BigmodelError):
+    """The experiment file or the command line asks for something that does not exist or does not fit."""
+
+
+class DataError(BigmodelError):
+    """A file, a column or a row is not what the experiment says it is."""
+
+
+class ResourceError(BigmodelError):
+    """More processors, memory, disk or time was asked for than there is."""
+
+
+class CheckpointError(BigmodelError):
+    """A saved state is missing, damaged or belongs to another experiment."""
+
+
+class ServeError(BigmodelError):
+    """A model cannot be served as asked."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` Did you mean 'hidden_size'?` for a close match among the known words, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,340 @@
+"""Experiment: the one configuration. Read from YAML with line numbers, changed by `key=value`, frozen, typed.
+
+Every section refuses unknown keys; all mistakes of a file are reported at once (`ConfigError`). The `model` section is
+free here: its fields belong to the architecture, and `bigmodel.models.problems` checks them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from bigmodel.errors import ConfigError, did_you_mean
+
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+Problem = tuple[tuple[str, ...], str]  # (path of the key, what is wrong)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class SplitConfig(Section):
+    valid: Ratio = 0.1
+    """Fraction of all rows held out for validation, where `data.valid` names no file."""
+    test: Ratio = 0.1
+    """Fraction of all rows held out for the test, where `data.test` names no file. A row's place follows from the md5 of
+    its cleaned content: 0.2 takes the rows whose md5 is divisible by 5, so duplicates never straddle."""
+
+    @model_validator(mode="after")
+    def leaves_training_rows(self) -> SplitConfig:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid {self.valid} and test {self.test} leave nothing to train on")
+        return self
+
+
+class AugmentConfig(Section):
+    token_dropout: Ratio = 0.0
+    """Each token of a training text is left out with this probability, anew in every epoch."""
+    swap: Ratio = 0.0
+    """Each token changes places with its right neighbour with this probability."""
+    mask: Ratio = 0.0
+    """Each token is replaced by the unknown token with this probability."""
+
+
+class TokenizerConfig(Section):
+    type: Literal["auto", "char", "word", "bpe", "wordpiece"] = "auto"
+    """auto looks at the training texts: characters where most letters are Chinese, Japanese or Korean, else words."""
+    vocab_size: PositiveInt = 30_000
+    """Most entries of the vocabulary."""
+    min_frequency: PositiveInt = 2
+    """Rarer tokens become the unknown token."""
+    lowercase: bool = True
+    """Fold capitals; the unknown token otherwise eats rare spellings."""
+
+
+class DataConfig(Section):
+    train: str | list[str]
+    """Training rows: a file, a list, a glob, a directory, s3://, hf://. CSV, TSV, JSON Lines, Parquet or text, also .gz."""
+    valid: str | list[str] | None = None
+    """Validation rows; else `split.valid` of the training rows."""
+    test: str | list[str] | None = None
+    """Test rows; else `split.test` of the training rows."""
+    text: str | None = None
+    """The column that holds the text."""
+    label: str | None = None
+    """The column that holds the label."""
+    split: SplitConfig = SplitConfig()
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "text"] = "auto"
+    """auto goes by the extension, then by the content."""
+    encoding: str = "auto"
+    """auto finds UTF-8, UTF-16 and GB18030; latin-1 and the like must be named."""
+    delimiter: str = "auto"
+    """What separates the fields of a CSV or text row."""
+    columns: list[str] | None = None
+    """Names of the columns, for files without a header."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Fraction of refused rows above which the run stops."""
+    max_length: PositiveInt = 256
+    """Tokens read of each text; what is longer is cut and counted."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    augment: AugmentConfig = AugmentConfig()
+    cache: str | None = None
+    """Folder of prepared data; `.prepared` beside the output folder if not given."""
+    distributed: Literal["auto", "always", "never"] = "auto"
+    """Prepare through Ray Data: auto does so on a cluster for sources above 256 MB."""
+
+
+class OptimConfig(Section):
+    type: Literal["adam", "adamw", "gd"] = "adam"
+    """adam and adamw differ in weight decay: added to the gradient, or decoupled from it."""
+    lr: PositiveFloat = 1e-3
+    """Peak learning rate, reached after `warmup` optimiser steps."""
+    betas: tuple[Ratio, Ratio] = (0.9, 0.999)
+    """Decay rates of Adam's first and second moment."""
+    eps: PositiveFloat = 1e-8
+    bias_correction: bool = True
+    """false takes m / (sqrt(v) + eps) as it is."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    momentum: Ratio = 0.0
+    """Gradient descent only."""
+    nesterov: bool = False
+    """Gradient descent only."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """After the warm-up: stay, fall in a line to 0, or along half a cosine to 0."""
+    warmup: Count = 50
+    """Optimiser steps, not batches: unchanged by accumulation. A run of fewer than ten times as many warms up for a tenth of its steps."""
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest global norm of the gradient; 0 is no limit."""
+
+
+class TrainConfig(Section):
+    epochs: PositiveInt = 5
+    batch_size: PositiveInt = 64
+    """Samples of one optimiser step, over all workers and accumulation steps: never changed by the number of workers."""
+    accumulate: PositiveInt = 1
+    """Pieces a worker cuts its part of the batch into, to save memory; the step stays the same."""
+    workers: Count = 0
+    """0 trains in this process without Ray; N trains on N workers of Ray Train."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto gives each worker a GPU where there are enough of them."""
+    threads: Count = 0
+    """Threads of each worker; 0 shares the machine's cores among the workers."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto times both on the first batch and keeps bf16 where it is at least a tenth faster; a rerun repeats the choice."""
+    seed: Count = 0
+    validate_every: Count = 0
+    """Optimiser steps between validations; 0 is once an epoch."""
+    checkpoint_every: Count = 0
+    """Optimiser steps between checkpoints, beside the one after each validation; 0 is one every 30 seconds."""
+    keep: PositiveInt = 2
+    """Checkpoints kept, the newest ones; the best model is kept besides."""
+    early_stopping: Count = 0
+    """Validations without improvement after which training ends; 0 never ends early."""
+    label_smoothing: Ratio = 0.0
+    average: Ratio = 0.0
+    """Decay of an exponential moving average of the weights, which is then what is validated and kept; 0 is none."""
+    bucket: PositiveInt = 50
+    """Batches in one window that is sorted by length; 1 leaves the order purely random."""
+    retries: Count = 3
+    """How often Ray Train restarts the workers after a failure, from the last checkpoint."""
+    timeout: PositiveInt = 300
+    """Seconds a collective operation of several workers may take."""
+
+
+class Experiment(Section):
+    task: Literal["text-classification"]
+    data: DataConfig
+    model: dict[str, Any] = {"type": "textcnn"}
+    """`type` (lstm, gru, textcnn, transformer, or a model type of transformers) or `pretrained` (directory or hub name),
+    and the fields of its config."""
+    init: Literal["xavier", "kaiming", "orthogonal", "normal"] = "xavier"
+    """Scheme of the weights that do not come from a checkpoint."""
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    output: str = "runs/model"
+    """Folder of the run: events, checkpoints, model, report."""
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @property
+    def output_path(self) -> Path:
+        """Absolute. A Ray job runs in a folder that is thrown away, so there a relative path starts at BIGMODEL_HOME."""
+        home = os.environ.get("BIGMODEL_HOME") or (Path.home() / "bigmodel" if in_ray_job() else Path.cwd())
+        return (Path(home) / self.output).absolute()
+
+    @property
+    def cache_path(self) -> Path:
+        return Path(self.data.cache).absolute() if self.data.cache else self.output_path.parent / ".prepared"
+
+
+def in_ray_job() -> bool:
+    return "runtime_resources" in Path.cwd().parts
+
+
+Check = Callable[[dict[str, Any]], list[Problem]]
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), check: Check | None = None) -> Experiment:
+    """Read an experiment file; `overrides` are `section.key=value`. `check` looks at the raw tree for further problems."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file.{_neighbours(Path(path))}") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: cannot be read: {e}") from None
+    tree, lines = parse(text, str(path))
+    for override in overrides:
+        _override(tree, lines, override)
+    return validate(tree, lines, str(path), check)
+
+
+def validate(tree: dict[str, Any], lines: dict[tuple[str, ...], int | str], path: str, check: Check | None) -> Experiment:
+    problems: list[Problem] = []
+    experiment = None
+    try:
+        experiment = Experiment.model_validate(tree)
+    except ValidationError as e:
+        problems = [_explain(error) for error in e.errors()]
+    if check is not None:
+        problems += check(tree)
+    if problems:
+        raise ConfigError("\n".join(_locate(problem, lines, path) for problem in problems))
+    assert experiment is not None
+    return experiment
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: 2e-3 is a number, no and on are words."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+
+
+def parse(text: str, path: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int | str]]:
+    """YAML -> (tree, line of every key). Syntax errors and repeated keys are ConfigErrors with their line."""
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        lines: dict[tuple[str, ...], int | str] = {}
+        _note_lines(node, (), lines, path)
+        tree = loader.construct_document(node) if node is not None else {}
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
+        raise ConfigError(f"{where}: this is not YAML: {getattr(e, 'problem', None) or e}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: this YAML is nested too deeply") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: an experiment is a mapping of task, data, model ...; found {type(tree).__name__}")
+    return tree, lines
+
+
+def _note_lines(node: Any, at: tuple[str, ...], lines: dict[tuple[str, ...], int | str], path: str) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        here = (*at, str(key.value))
+        if here in lines:
+            raise ConfigError(f"{path}:{key.start_mark.line + 1}: '{'.'.join(here)}' stands here again (first on line {lines[here]})")
+        lines[here] = key.start_mark.line + 1
+        _note_lines(value, here, lines, path)
+
+
+def _override(tree: dict[str, Any], lines: dict[tuple[str, ...], int | str], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"command line: '{override}' is not of the form section.key=value, such as optim.lr=2e-3")
+    parts = tuple(key.split("."))
+    try:
+        parsed = yaml.load(value, _Loader)
+    except yaml.YAMLError:
+        raise ConfigError(f"command line: {key}: '{value}' is not a YAML value") from None
+    section = tree
+    for part in parts[:-1]:
+        child = section.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"command line: {key}: '{part}' is not a section")
+        section = child
+    section[parts[-1]] = parsed
+    lines[parts] = "command line"
+
+
+def _explain(error: Any) -> Problem:
+    at = tuple(str(part) for part in error["loc"] if not _is_union_branch(str(part)))
+    kind, name = error["type"], at[-1] if at else ""
+    if kind == "extra_forbidden":
+        fields = _fields(at[:-1])
+        section = ".".join(at[:-1]) or "the experiment"
+        return at, f"{section} has no field '{name}'.{did_you_mean(name, fields)} Fields: {', '.join(sorted(fields))}"
+    if kind == "missing":
+        described = _section(at[:-1]).model_fields[name].description
+        return at, f"{'.'.join(at)} is missing" + (f": {' '.join(described.split())}" if described else "")
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        return at, f"{'.'.join(at)} is {error['input']!r}.{did_you_mean(str(error['input']), known)} Known: {', '.join(known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    return at, f"{'.'.join(at)}: {message[0].lower() + message[1:]} (found {error['input']!r})"
+
+
+def _is_union_branch(part: str) -> bool:
+    return part in ("str", "list[str]")
+
+
+def _section(at: tuple[str, ...]) -> type[Section]:
+    section: Any = Experiment
+    for part in at:
+        annotation = section.model_fields[part].annotation
+        section = annotation if isinstance(annotation, type) else get_args(annotation)[0]
+    assert issubclass(section, Section)
+    return section
+
+
+def _fields(at: tuple[str, ...]) -> list[str]:
+    return list(_section(at).model_fields)
+
+
+def _locate(problem: Problem, lines: dict[tuple[str, ...], int | str], path: str) -> str:
+    at, message = problem
+    while at and at not in lines:
+        at = at[:-1]
+    line = lines.get(at)
+    where = "command line" if line == "command line" else path if line is None else f"{path}:{line}"
+    return f"{where}: {message}"
+
+
+def _neighbours(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f" The folder {folder} does not exist either."
+    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))
+    return f" In {folder.resolve()} there is: {', '.join(found[:10])}" if found else f" {folder.resolve()} holds no .yaml file."
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], at: str = "") -> list[str]:
+    """Leaves in which two dumped experiments differ: `optim.lr: 0.001 -> 0.002`."""
+    lines: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b, here = old.get(key), new.get(key), f"{at}{key}"
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{here}.")
+        elif a != b:
+            lines.append(f"{here}: {a!r} -> {b!r}")
+    return lines
