@@ -197,7 +197,9 @@ def load(path: str | Path, overrides: Sequence[str] = (), check: Check | None = 
     return validate(tree, lines, str(path), check)
 
 
-def validate(tree: dict[str, Any], lines: dict[tuple[str, ...], int | str], path: str, check: Check | None) -> Experiment:
+def validate(
+    tree: dict[str, Any], lines: dict[tuple[str, ...], int | str], path: str, check: Check | None
+) -> Experiment:
     problems: list[Problem] = []
     experiment = None
     try:
@@ -217,13 +219,19 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")]
+    first: [
+        (tag, regexp) for tag, regexp in resolvers if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+    re.compile(
+        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+    ),
     list("-+0123456789."),
 )
 
@@ -253,7 +261,9 @@ def _note_lines(node: Any, at: tuple[str, ...], lines: dict[tuple[str, ...], int
     for key, value in node.value:
         here = (*at, str(key.value))
         if here in lines:
-            raise ConfigError(f"{path}:{key.start_mark.line + 1}: '{'.'.join(here)}' stands here again (first on line {lines[here]})")
+            raise ConfigError(
+                f"{path}:{key.start_mark.line + 1}: '{'.'.join(here)}' stands here again (first on line {lines[here]})"
+            )
         lines[here] = key.start_mark.line + 1
         _note_lines(value, here, lines, path)
 
@@ -289,7 +299,10 @@ def _explain(error: Any) -> Problem:
         return at, f"{'.'.join(at)} is missing" + (f": {' '.join(described.split())}" if described else "")
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        return at, f"{'.'.join(at)} is {error['input']!r}.{did_you_mean(str(error['input']), known)} Known: {', '.join(known)}"
+        return (
+            at,
+            f"{'.'.join(at)} is {error['input']!r}.{did_you_mean(str(error['input']), known)} Known: {', '.join(known)}",
+        )
     message = error["msg"].removeprefix("Value error, ")
     return at, f"{'.'.join(at)}: {message[0].lower() + message[1:]} (found {error['input']!r})"
 
@@ -325,7 +338,11 @@ def _neighbours(path: Path) -> str:
     if not folder.is_dir():
         return f" The folder {folder} does not exist either."
     found = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))
-    return f" In {folder.resolve()} there is: {', '.join(found[:10])}" if found else f" {folder.resolve()} holds no .yaml file."
+    return (
+        f" In {folder.resolve()} there is: {', '.join(found[:10])}"
+        if found
+        else f" {folder.resolve()} holds no .yaml file."
+    )
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], at: str = "") -> list[str]:

@@ -1,0 +1,31 @@
+"""Random changes to the tokens of a training text. The generator is a function of (seed, epoch, sample id)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int32]
+
+
+def token_dropout(ids: Ids, rng: np.random.Generator, rate: float) -> Ids:
+    """Each token is left out with probability `rate`; one always stays (Iyyer et al., 2015, doi:10.3115/v1/P15-1162)."""
+    keep = rng.random(len(ids)) >= rate
+    if not keep.any():
+        keep[rng.integers(len(ids))] = True
+    return ids[keep]
+
+
+def swap(ids: Ids, rng: np.random.Generator, rate: float) -> Ids:
+    """Each token changes places with its right neighbour with probability `rate`, none moves twice
+    (random swap; Wei & Zou, 2019, https://arxiv.org/abs/1901.11196)."""
+    ids = ids.copy()
+    left = np.flatnonzero(rng.random(max(len(ids) - 1, 0)) < rate)
+    left = left[np.diff(left, prepend=-2) > 1]
+    ids[left], ids[left + 1] = ids[left + 1], ids[left]
+    return ids
+
+
+def mask(ids: Ids, rng: np.random.Generator, rate: float, unknown: int) -> Ids:
+    """Each token becomes the unknown token with probability `rate`, as rare words are at prediction."""
+    return np.where(rng.random(len(ids)) < rate, np.int32(unknown), ids)

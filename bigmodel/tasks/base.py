@@ -1,0 +1,80 @@
+"""What a task is: one module with these functions. Nothing is learnt in the module; that lives in processor and config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from bigmodel.experiment import DataConfig, Experiment
+
+Row = dict[str, Any]  # cleaned values by role, such as {"text": ..., "label": ...}; the label is absent at prediction
+Sample = dict[str, Any]  # what the model reads of one row: ragged numpy arrays and numbers
+Answer = dict[str, Any]  # JSON-able
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The number that picks the best checkpoint and the best trial."""
+
+    metric: str
+    mode: Literal["max", "min"]
+
+    def better(self, new: float, old: float | None) -> bool:
+        return old is None or (new > old if self.mode == "max" else new < old)
+
+
+class Refused(Exception):
+    """A row that cannot be used, with the column that says why. It goes to quarantine.jsonl."""
+
+    def __init__(self, reason: str, column: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason, self.column = reason, column
+
+
+class Task(Protocol):
+    model_class: str
+    """Name of the Auto class that opens this task's checkpoints."""
+    goal: Goal
+
+    def columns(self, data: DataConfig) -> dict[str, str]:
+        """Role -> column name. ConfigError if the experiment does not name one."""
+
+    def clean(self, record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
+        """Values of the columns -> row. Raises Refused. A role whose column is absent from `columns` is not read."""
+
+    def content(self, row: Row) -> str:
+        """What makes two rows duplicates; its md5 decides the split."""
+
+    def target(self, row: Row) -> str:
+        """What two duplicates must agree on."""
+
+    def fit(self, rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any, dict[str, Any]]:
+        """Training rows (iterable as often as wanted) -> processor, learnt fields of the model's config."""
+
+    def encode(self, rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> list[Sample]:
+        """Once, at preparation. Ragged. Carries the target where the rows have one."""
+
+    def length(self, sample: Sample) -> int:
+        """Tokens, for bucketing and for the padded size of a batch."""
+
+    def augment(self, sample: Sample, rng: Any, experiment: Experiment, processor: Any) -> Sample:
+        """Training only; a new sample."""
+
+    def collate(self, samples: Sequence[Sample], processor: Any) -> dict[str, Any]:
+        """Pad and stack: named tensors, the model's own arguments."""
+
+    def num_targets(self, batch: Mapping[str, Any]) -> int:
+        """What the loss is averaged over: rows, or real tokens."""
+
+    def loss(self, model: Any, batch: Mapping[str, Any], experiment: Experiment) -> Any:
+        """Sum of the losses of the batch's targets, a scalar tensor of float32."""
+
+    def predict(self, model: Any, batch: Mapping[str, Any], processor: Any) -> list[Answer]:
+        """One answer a sample."""
+
+    def score(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
+        """Held-out loss and the task's metrics, the goal's among them."""
+
+    def request(self, processor: Any) -> type[Any]:
+        """The pydantic model of one input of the endpoint."""

@@ -1,0 +1,191 @@
+"""text-classification: a text in, one label of a fixed set out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bigmodel.errors import ConfigError, DataError
+from bigmodel.evaluation.metrics import accuracy, log_loss, macro_f1
+from bigmodel.experiment import DataConfig, Experiment
+from bigmodel.tasks import augment as tokens
+from bigmodel.tasks import tokenizer
+from bigmodel.tasks.base import Answer, Goal, Refused, Row, Sample
+from bigmodel.tasks.labels import clean_label, fit_labels
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from torch import Tensor
+
+model_class = "AutoModelForSequenceClassification"
+goal = Goal("accuracy", "max")
+
+
+def columns(data: DataConfig) -> dict[str, str]:
+    named = {"text": data.text, "label": data.label}
+    missing = [f"data.{role}" for role, column in named.items() if column is None]
+    if missing:
+        raise ConfigError(f"text-classification needs the columns of text and label: name {' and '.join(missing)}")
+    return {role: column for role, column in named.items() if column is not None}
+
+
+def clean(record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
+    text = record[columns["text"]]
+    if not isinstance(text, str):
+        found = "nothing" if text is None else f"{type(text).__name__} {text!r:.40}"
+        raise Refused(f"the text is {found}", columns["text"])
+    row: Row = {"text": tokenizer.normalize(text)}
+    if not row["text"]:
+        raise Refused("the text is empty", columns["text"])
+    if "label" in columns:
+        row["label"] = clean_label(record[columns["label"]], columns["label"])
+    return row
+
+
+def content(row: Row) -> str:
+    text: str = row["text"]
+    return text
+
+
+def target(row: Row) -> str:
+    label: str = row["label"]
+    return label
+
+
+def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any, dict[str, Any]]:
+    data = experiment.data
+    learnt = fit_labels((row["label"] for row in rows()), data.label or "label")
+    if pretrained := experiment.model.get("pretrained"):
+        processor = load_tokenizer(pretrained, data.max_length)
+        return processor, learnt
+    from bigmodel.models import is_ours
+
+    texts = (row["text"] for row in rows())
+    kind = tokenizer.choose(row["text"] for row in rows()) if data.tokenizer.type == "auto" else data.tokenizer.type
+    enclose = not is_ours(experiment.model)
+    processor = tokenizer.train(texts, kind, data.tokenizer, enclose, data.max_length)
+    learnt |= {
+        "vocab_size": len(processor),
+        "pad_token_id": processor.pad_token_id,
+        "max_length": data.max_length,
+    }
+    return processor, learnt
+
+
+def load_tokenizer(pretrained: str, max_length: int) -> Any:
+    """The tokenizer of a pretrained model, reading at most `max_length` tokens."""
+    from transformers import AutoTokenizer
+
+    try:
+        processor = AutoTokenizer.from_pretrained(pretrained, trust_remote_code=False)
+    except (OSError, ValueError) as e:
+        reason = str(e).splitlines()[0]
+        raise ConfigError(
+            f"model.pretrained: '{pretrained}' is no model directory and no hub name to be had: {reason}"
+        ) from None
+    if not processor.is_fast:
+        raise ConfigError(f"model.pretrained: '{pretrained}' has a slow tokenizer; one with a tokenizer.json is needed")
+    if processor.pad_token is None:
+        processor.pad_token = processor.eos_token or processor.unk_token
+    processor.model_max_length = min(processor.model_max_length, max_length)
+    return processor
+
+
+def encode(rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> list[Sample]:
+    """`input_ids` int32 (T,), `num_tokens` before the cut; `labels` where the rows have one."""
+    backend, longest = processor.backend_tokenizer, processor.model_max_length
+    if backend.truncation is None or backend.truncation["max_length"] != longest:
+        backend.no_padding()
+        backend.enable_truncation(longest)
+    samples: list[Sample] = []
+    for row, encoding in zip(rows, backend.encode_batch_fast([row["text"] for row in rows]), strict=True):
+        ids = np.array(encoding.ids or [processor.unk_token_id], dtype=np.int32)
+        sample: Sample = {"input_ids": ids, "num_tokens": len(ids) + _num_cut(encoding)}
+        if "label" in row:
+            sample["labels"] = _label_id(row["label"], learnt)
+        samples.append(sample)
+    return samples
+
+
+def _num_cut(encoding: Any) -> int:
+    return sum(len(rest.ids) - sum(rest.special_tokens_mask) for rest in encoding.overflowing)
+
+
+def _label_id(label: str, learnt: Mapping[str, Any]) -> int:
+    number = learnt["label2id"].get(label)
+    if number is None:
+        raise DataError(f"label '{label}' does not occur in the training rows. Known: {', '.join(learnt['label2id'])}")
+    return int(number)
+
+
+def length(sample: Sample) -> int:
+    return len(sample["input_ids"])
+
+
+def augment(sample: Sample, rng: np.random.Generator, experiment: Experiment, processor: Any) -> Sample:
+    rates, ids = experiment.data.augment, sample["input_ids"]
+    enclosed = len(ids) > 2 and ids[0] == processor.cls_token_id
+    inner = ids[1:-1] if enclosed else ids
+    if rates.token_dropout:
+        inner = tokens.token_dropout(inner, rng, rates.token_dropout)
+    if rates.swap:
+        inner = tokens.swap(inner, rng, rates.swap)
+    if rates.mask:
+        inner = tokens.mask(inner, rng, rates.mask, processor.unk_token_id)
+    return {**sample, "input_ids": np.concatenate([ids[:1], inner, ids[-1:]]) if enclosed else inner}
+
+
+def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask` int64 (B, T), padded on the right; `labels` int64 (B,)."""
+    import torch
+
+    lengths = [len(sample["input_ids"]) for sample in samples]
+    ids = np.full((len(samples), max(lengths)), processor.pad_token_id, dtype=np.int64)
+    attention = np.zeros_like(ids)
+    for i, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
+        ids[i, :length] = sample["input_ids"]
+        attention[i, :length] = 1
+    batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(attention)}
+    if "labels" in samples[0]:
+        batch["labels"] = torch.tensor([sample["labels"] for sample in samples])
+    return batch
+
+
+def num_targets(batch: Mapping[str, Tensor]) -> int:
+    return len(batch["input_ids"])
+
+
+def loss(model: Any, batch: Mapping[str, Tensor], experiment: Experiment) -> Tensor:
+    from torch.nn.functional import cross_entropy
+
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # (B, K)
+    smoothing = experiment.train.label_smoothing
+    return cross_entropy(logits.float(), batch["labels"], reduction="sum", label_smoothing=smoothing)
+
+
+def predict(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Answer]:
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # (B, K)
+    names = [model.config.id2label[i] for i in range(logits.shape[-1])]
+    probabilities = logits.float().softmax(-1).tolist()
+    answers: list[Answer] = []
+    for row in probabilities:
+        best = max(range(len(row)), key=row.__getitem__)
+        answers.append({"label": names[best], "score": row[best], "scores": dict(zip(names, row, strict=True))})
+    return answers
+
+
+def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
+    found, wanted = [answer["label"] for answer in answers], [row["label"] for row in rows]
+    return {
+        "loss": log_loss([answer["scores"] for answer in answers], wanted),
+        "accuracy": accuracy(found, wanted),
+        "macro_f1": macro_f1(found, wanted),
+    }
+
+
+def request(processor: Any) -> type[BaseModel]:
+    from pydantic import Field, create_model
+
+    return create_model("Text", text=(str, Field(min_length=1, description="The text to classify.")))

@@ -1,0 +1,82 @@
+"""Tokenizers learnt from the training texts, through the `tokenizers` library: characters, words or subwords.
+
+The normaliser travels inside the tokenizer, so whoever opens a model directory reads texts exactly as training did.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+from bigmodel.experiment import TokenizerConfig
+
+PAD, UNKNOWN, CLASSIFY, SEPARATE, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+SPECIAL = [PAD, UNKNOWN, CLASSIFY, SEPARATE, MASK]
+
+# Unicode white space, the separators that str.split() cuts at, byte-order marks and NUL.
+_SPACE = r"[\s\x00\x1c-\x1f\x85\ufeff]+"
+_space = re.compile(_SPACE)
+# Han, kana, hangul: scripts written without spaces between words, or in syllable blocks.
+_cjk = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003134f]")
+
+
+def normalize(text: str) -> str:
+    """NFC, white space of any kind as one space, none at the ends: the tokenizer's own first steps."""
+    return _space.sub(" ", unicodedata.normalize("NFC", text)).strip(" ")
+
+
+def choose(texts: Iterable[str]) -> str:
+    """`char` where at least three of ten letters are Chinese, Japanese or Korean, else `word`; looks at 1,000 texts."""
+    sample = "".join(itertools.islice(texts, 1000))
+    letters = sum(c.isalpha() for c in sample)
+    return "char" if letters and len(_cjk.findall(sample)) >= 0.3 * letters else "word"
+
+
+def train(texts: Iterable[str], kind: str, config: TokenizerConfig, enclose: bool, max_length: int) -> Any:
+    """Texts -> PreTrainedTokenizerFast. `enclose` puts [CLS] and [SEP] around a text, as encoders expect."""
+    from tokenizers import Tokenizer, decoders, models, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    learnt = {"bpe": models.BPE, "wordpiece": models.WordPiece}.get(kind, models.WordLevel)
+    trainer_class = {"bpe": trainers.BpeTrainer, "wordpiece": trainers.WordPieceTrainer}.get(
+        kind, trainers.WordLevelTrainer
+    )
+    tokenizer = Tokenizer(learnt(unk_token=UNKNOWN))
+    tokenizer.normalizer = _normalizer(config.lowercase)
+    tokenizer.pre_tokenizer = _pre_tokenizer(kind)
+    tokenizer.decoder = decoders.WordPiece() if kind == "wordpiece" else None
+    trainer = trainer_class(
+        vocab_size=config.vocab_size, min_frequency=config.min_frequency, special_tokens=SPECIAL, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if enclose:
+        ends = [(token, SPECIAL.index(token)) for token in (CLASSIFY, SEPARATE)]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{CLASSIFY} $A {SEPARATE}", pair=f"{CLASSIFY} $A {SEPARATE} $B {SEPARATE}", special_tokens=ends
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        **dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True)),
+    )
+
+
+def _normalizer(lowercase: bool) -> Any:
+    from tokenizers import Regex, normalizers
+
+    steps = [normalizers.NFC(), normalizers.Replace(Regex(_SPACE), " "), normalizers.Strip()]
+    return normalizers.Sequence(steps + ([normalizers.Lowercase()] if lowercase else []))
+
+
+def _pre_tokenizer(kind: str) -> Any:
+    from tokenizers import Regex, pre_tokenizers
+
+    if kind == "char":
+        split = pre_tokenizers.Split(Regex("(?m:.)"), "isolated")  # every character
+        return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
+    return pre_tokenizers.BertPreTokenizer()  # at white space, around each punctuation mark
