@@ -1,0 +1,190 @@
+"""Predictor: a model directory in, answers out. Validation, test, batch prediction and every replica call this object."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bigmodel import tasks
+from bigmodel.errors import CheckpointError, ConfigError
+from bigmodel.tasks.base import Answer, Row, Sample
+
+INFO, GOLDEN = "bigmodel.json", "golden.jsonl"
+MAX_TOKENS = 4096  # padded tokens of one batch: enough to keep two cores busy, small enough to stay in their caches
+
+
+class Predictor:
+    """Task, model and processor, with `info`: what bigmodel.json says of them.
+
+    An answer does not depend on what else is asked with it: rows are sorted by length, cut into batches of at most
+    `max_tokens` padded tokens, and answered in the order they came. bf16 is `torch.autocast`, as in training.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        model: Any,
+        processor: Any,
+        info: Mapping[str, Any],
+        device: str = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        self.name = task
+        self.task = tasks.get(task)
+        self.model, self.processor, self.info = model, processor, dict(info)
+        self.device, self.precision = device, precision
+        self._learnt = {"label2id": model.config.label2id}
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu", precision: str = "auto") -> Predictor:
+        """Open a model directory, ours or any of Hugging Face. `precision` auto is the one it was scored in."""
+        import transformers
+
+        import bigmodel.models  # registers our architectures  # noqa: F401
+
+        path = Path(path)
+        info = _read_info(path)
+        task = info.get("task") or _guess_task(path)
+        try:
+            auto = getattr(transformers, tasks.get(task).model_class)
+            model = auto.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
+            processor = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as e:
+            raise CheckpointError(f"{path}: this model directory does not open: {str(e).splitlines()[0]}") from None
+        model.to(device).eval()
+        return cls(
+            task, model, processor, info, device, info.get("precision", "fp32") if precision == "auto" else precision
+        )
+
+    def save(self, path: str | Path, golden: Sequence[Row] = ()) -> None:
+        """Write the directory beside `path`, then put it in its place. `golden` rows are stored with their answers."""
+        path = Path(path)
+        fresh, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self.model.save_pretrained(fresh)
+        self.processor.save_pretrained(fresh)
+        (fresh / INFO).write_text(json.dumps({"task": self.name, **self.info}, indent=2, ensure_ascii=False), "utf-8")
+        if golden:
+            lines = (
+                json.dumps({"row": row, "answer": answer})
+                for row, answer in zip(golden, self.predict(golden), strict=True)
+            )
+            (fresh / GOLDEN).write_text("".join(line + "\n" for line in lines), "utf-8")
+        if path.exists():
+            os.rename(path, old)
+        os.rename(fresh, path)
+        shutil.rmtree(old, ignore_errors=True)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens read of one text, special ones included."""
+        return int(self.processor.model_max_length)
+
+    def encode(self, rows: Sequence[Row]) -> list[Sample]:
+        return self.task.encode(rows, self.processor, self._learnt)
+
+    def predict(self, rows: Sequence[Row], max_tokens: int = MAX_TOKENS) -> list[Answer]:
+        """One answer a row, with `truncated`, `tokens` and `tokens_read` where the model did not read all of it."""
+        return self.predict_samples(self.encode(rows), max_tokens)
+
+    def predict_samples(self, samples: Sequence[Sample], max_tokens: int = MAX_TOKENS) -> list[Answer]:
+        answers: list[Answer] = [{}] * len(samples)
+        lengths = [self.task.length(sample) for sample in samples]
+        for batch in batches(lengths, max_tokens):
+            chosen = [samples[i] for i in batch]
+            for i, answer in zip(batch, self.answer(chosen), strict=True):
+                answers[i] = answer
+        return answers
+
+    def answer(self, samples: Sequence[Sample]) -> list[Answer]:
+        """One batch through the model, as it is."""
+        import torch
+
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            tensors = {
+                name: tensor.to(self.device) for name, tensor in self.task.collate(samples, self.processor).items()
+            }
+            answers = self.task.predict(self.model, tensors, self.processor)
+        for sample, answer in zip(samples, answers, strict=True):
+            read = self.task.length(sample)
+            if sample["num_tokens"] > read:
+                answer |= {"truncated": True, "tokens": int(sample["num_tokens"]), "tokens_read": read}
+        return answers
+
+    def check_golden(self) -> int:
+        """Answer the stored inputs again; CheckpointError if one differs. Returns how many there are."""
+        path = Path(self.model.config.name_or_path) / GOLDEN
+        if not path.exists():
+            return 0
+        golden = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        same = self.precision == self.info.get("precision", "fp32")
+        tolerance = (1e-4 if self.precision == "fp32" else 2e-2) if same else 5e-2
+        for stored, answer in zip(golden, self.predict([g["row"] for g in golden]), strict=True):
+            if difference := _difference(stored["answer"], answer, tolerance):
+                raise CheckpointError(
+                    f"{path.parent}: this machine does not reproduce the stored answers: {difference}"
+                )
+        return len(golden)
+
+
+def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of at most `max_tokens` padded tokens, longest first; one longer than that is alone."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > max_tokens:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def autocast(device: str, precision: str) -> Any:
+    """The context in which a forward pass runs: nothing for fp32, torch.autocast for bf16."""
+    import torch
+
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
+
+
+def _difference(stored: Any, found: Any, tolerance: float) -> str:
+    """What differs between two answers beyond the tolerance of its numbers; nothing if they agree."""
+    if isinstance(stored, dict) and isinstance(found, dict) and stored.keys() == found.keys():
+        return next(filter(None, (_difference(stored[key], found[key], tolerance) for key in stored)), "")
+    if isinstance(stored, float) and isinstance(found, float):
+        return "" if abs(stored - found) <= tolerance else f"{found:.6f} instead of {stored:.6f}"
+    return "" if stored == found else f"{found!r:.60} instead of {stored!r:.60}"
+
+
+def _read_info(path: Path) -> dict[str, Any]:
+    if not (path / "config.json").is_file():
+        there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else "no such folder"
+        raise ConfigError(f"{path}: not a model directory: it has no config.json ({there or 'it is empty'})")
+    info = path / INFO
+    try:
+        read: dict[str, Any] = json.loads(info.read_text("utf-8")) if info.exists() else {}
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{info}: cannot be read: {e}") from None
+    return read
+
+
+def _guess_task(path: Path) -> str:
+    """The task of a directory that is not ours, from the class its config names."""
+    try:
+        architectures = json.loads((path / "config.json").read_text("utf-8")).get("architectures") or []
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{path}/config.json: cannot be read: {e}") from None
+    for name in tasks.TASKS:
+        suffix = tasks.get(name).model_class.removeprefix("AutoModel")
+        if any(architecture.endswith(suffix) for architecture in architectures):
+            return name
+    raise ConfigError(
+        f"{path}: bigmodel has no task for {', '.join(architectures) or 'this model'}. Tasks: {', '.join(tasks.TASKS)}"
+    )
