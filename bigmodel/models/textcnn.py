@@ -1,0 +1,120 @@
+"""Convolutional text classifier, with a bag of hashed n-grams beside the convolutions as an option.
+
+Shapes: B texts, T tokens, E embedding, F filters of one width, D n-gram embedding, K labels.
+"""
+
+from dataclasses import field
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_utils import PreTrainedModel
+
+HASH_PRIME = 2**31 - 1  # with factors below 2^31 no product leaves int64
+HASH_FACTOR = 1_103_515_245
+
+
+@strict
+class TextCNNConfig(PreTrainedConfig):
+    """Convolutional text classifier.
+
+    embedding_size     width of a token's vector
+    kernel_sizes       widths of the convolutions, in tokens; [] leaves them out
+    num_filters        filters of each width
+    ngram_orders       lengths of the n-grams in the bag, such as [1, 2, 3]; [] is no bag
+    ngram_buckets      rows of the n-gram table; n-grams that share a row are told apart by their neighbours only
+    ngram_size         width of an n-gram's vector
+    embedding_dropout  probability that a component of a token's vector is dropped
+    dropout            the same for the features the classifier sees
+    """
+
+    model_type = "textcnn"
+
+    vocab_size: int = 30_000
+    embedding_size: int = 128
+    kernel_sizes: list[int] = field(default_factory=lambda: [2, 3, 4])
+    num_filters: int = 100
+    ngram_orders: list[int] = field(default_factory=list)
+    ngram_buckets: int = 65_536
+    ngram_size: int = 32
+    embedding_dropout: float | int = 0.0
+    dropout: float | int = 0.5
+    pad_token_id: int | None = 0
+    initializer_range: float = 0.02
+
+
+class TextCNNForSequenceClassification(PreTrainedModel):
+    """Convolutions over token vectors, their maxima over the text, dropout, linear head (Kim, 2014, arXiv:1408.5882).
+
+    A window may reach over either end of the text and sees zeros there ("wide" convolution), so a text shorter than the
+    widest kernel has windows too. A window without a real token does not count: padding cannot change an answer.
+
+    With `ngram_orders` the mean vector of the text's n-grams stands beside the maxima (fastText: Joulin et al., 2016,
+    arXiv:1607.01759). The n-grams are hashed here, from input_ids: the model directory needs nothing else.
+    """
+
+    config_class = TextCNNConfig
+    _input_embed_layer = "embeddings"
+
+    def __init__(self, config: TextCNNConfig) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, config.pad_token_id)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(config.embedding_size, config.num_filters, size, padding=size - 1) for size in config.kernel_sizes
+        )
+        bag = config.ngram_size if config.ngram_orders else 0
+        # row 0 is no n-gram
+        self.ngrams = nn.EmbeddingBag(config.ngram_buckets + 1, bag, mode="mean", padding_idx=0) if bag else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.num_filters * len(config.kernel_sizes) + bag, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,  # (B, T)
+        attention_mask: Tensor | None = None,  # (B, T), 0 marks padding, wherever it stands
+        labels: Tensor | None = None,  # (B,)
+        inputs_embeds: Tensor | None = None,  # (B, T, E), instead of the vectors of input_ids, which still make the n-grams
+    ) -> SequenceClassifierOutput:
+        real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0  # (B, T)
+        features = []
+        if self.convolutions:
+            embedded = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+            features += self.maxima(self.embedding_dropout(embedded), real)
+        if self.ngrams is not None:
+            features.append(self.ngrams(hash_ngrams(input_ids, real, self.config.ngram_orders, self.config.ngram_buckets)))
+        logits = self.classifier(self.dropout(torch.cat(features, dim=-1)))  # (B, K)
+        loss = None if labels is None else functional.cross_entropy(logits.float(), labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def maxima(self, embedded: Tensor, real: Tensor) -> list[Tensor]:
+        """The strongest response of each filter over the windows that hold a real token: (B, F) for each width."""
+        embedded = (embedded * real[..., None]).transpose(1, 2)  # (B, E, T)
+        return [self.maximum(convolution, embedded, real) for convolution in self.convolutions]
+
+    def maximum(self, convolution: nn.Module, embedded: Tensor, real: Tensor) -> Tensor:
+        responses = functional.relu(convolution(embedded))  # (B, F, T + size - 1)
+        around = responses.shape[-1] - real.shape[-1]
+        windows = functional.max_pool1d(functional.pad(real.float(), (around, around)), around + 1, stride=1)
+        return (responses * windows[:, None].to(responses.dtype)).amax(-1)  # a response is never below 0
+
+
+def hash_ngrams(input_ids: Tensor, real: Tensor, orders: list[int], buckets: int) -> Tensor:
+    """Rows 1..buckets of the n-grams that start at each token, for all orders: (B, T) -> (B, orders * T), 0 for none."""
+    rows = []
+    for order in orders:
+        keys, valid = torch.full_like(input_ids, order), torch.ones_like(real)
+        for offset in range(order):
+            keys = (keys * HASH_FACTOR + shift(input_ids, offset) + 1) % HASH_PRIME
+            valid = valid & shift(real, offset)
+        rows.append(torch.where(valid, keys % buckets + 1, 0))
+    return torch.cat(rows, dim=1)
+
+
+def shift(values: Tensor, offset: int) -> Tensor:
+    """values (B, T) moved left by offset; zeros follow the end."""
+    return functional.pad(values, (0, offset))[:, offset:]
