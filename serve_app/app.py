@@ -1,0 +1,55 @@
+"""`serve_app.app:build` is the import_path of a Serve config file; `args` are the fields of ServeOptions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.schema import LoggingConfig
+
+from serve_app.options import ServeOptions, read_options
+from serve_app.replica import Replica
+
+
+def build(args: Mapping[str, Any]) -> Application:
+    """The application of one model. Raises ConfigError when `args` are wrong."""
+    return application(read_options(args, "args"))
+
+
+def application(options: ServeOptions) -> Application:
+    deployment = serve.deployment(
+        serve.ingress(None)(Replica),
+        name=options.word,
+        ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
+        autoscaling_config=autoscaling(options),
+        # The endpoint refuses first, in JSON; Ray's own limits stand behind it.
+        max_ongoing_requests=2 * options.max_waiting,
+        max_queued_requests=options.max_waiting,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=options.retry_after_s),
+        max_constructor_retry_count=2,
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+        graceful_shutdown_wait_loop_s=0.2,
+        logging_config=LoggingConfig(enable_access_log=False),
+    )
+    return deployment.bind(options)
+
+
+def autoscaling(options: ServeOptions) -> AutoscalingConfig:
+    """On ongoing requests. Delays are not shorter than the window looked back on, and steps at most double: no thrashing."""
+    look_back_s = max(1.0, min(options.upscale_delay_s, 10.0))
+    return AutoscalingConfig(
+        min_replicas=options.min_replicas,
+        initial_replicas=options.min_replicas,
+        max_replicas=options.max_replicas,
+        target_ongoing_requests=options.target_ongoing_requests,
+        look_back_period_s=look_back_s,
+        metrics_interval_s=min(1.0, look_back_s),
+        upscale_delay_s=max(options.upscale_delay_s, look_back_s),
+        downscale_delay_s=max(options.downscale_delay_s, look_back_s),
+        upscaling_factor=1.0,
+        downscaling_factor=1.0,
+    )

@@ -1,0 +1,138 @@
+"""Requests in, batches out: pure asyncio around one worker thread. Knows neither HTTP nor Ray nor models.
+
+While the worker runs one batch, the event loop keeps accepting; when it is done, the next batch is chosen from all that
+wait. Nothing ever waits for a batch to fill: an idle worker starts at once with what is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How batches are chosen. Sizes are in tokens, as far as they are known before tokenisation."""
+
+    max_tokens: int = 4096
+    """Padded tokens of one batch: its longest item times its number of items."""
+    call_tokens: int = 128
+    """What calling the model once costs, in tokens. A batch grows while the padding this adds costs less than a call."""
+    max_age_s: float = 0.1
+    """An item older than this is taken first, whatever its length."""
+
+
+@dataclass(eq=False, slots=True)
+class Waiting(Generic[Item, Result]):
+    item: Item
+    size: int
+    since_s: float
+    answer: asyncio.Future[Result]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One batch, for the metrics: real and padded tokens by the sizes given, and the seconds in the worker."""
+
+    items: int
+    tokens: int
+    padded_tokens: int
+    seconds: float
+
+
+def choose(waiting: Sequence[Waiting[Item, Result]], now_s: float, how: Batching) -> list[Waiting[Item, Result]]:
+    """The next batch: neighbours in length, around the oldest item if it waits too long, else from the shortest up."""
+    by_size = sorted(waiting, key=lambda w: w.size)
+    oldest = min(waiting, key=lambda w: w.since_s)
+    start = by_size.index(oldest) if now_s - oldest.since_s > how.max_age_s else 0
+    batch, longest, padding = [by_size[start]], by_size[start].size, 0
+    for next_up in by_size[start + 1 :]:
+        padding += (next_up.size - longest) * len(batch)
+        longest = next_up.size
+        if longest * (len(batch) + 1) > how.max_tokens or padding > how.call_tokens:
+            break
+        batch.append(next_up)
+    return batch
+
+
+@dataclass
+class Batcher(Generic[Item, Result]):
+    """Runs `work(items) -> results` (same order) in one thread, on batches it chooses.
+
+    A cancelled request is dropped before it costs anything. When a batch raises, its items run again one by one, so
+    that only the guilty one fails.
+    """
+
+    work: Callable[[list[Item]], Sequence[Result]]
+    how: Batching = Batching()
+    ran: Callable[[Ran], None] = lambda _: None
+    _waiting: list[Waiting[Item, Result]] = field(default_factory=list)
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="model"))
+    _busy: bool = False
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    async def ask(self, items: Sequence[Item], sizes: Sequence[int]) -> list[Result]:
+        """The results of all items, in their order."""
+        loop = asyncio.get_running_loop()
+        now_s = time.monotonic()
+        mine = [Waiting(i, size, now_s, loop.create_future()) for i, size in zip(items, sizes, strict=True)]
+        if not self._waiting and not self._busy:
+            loop.call_soon(self._start)  # after the requests that the same turn of the loop brings
+        self._waiting.extend(mine)
+        try:
+            return [await waiting.answer for waiting in mine]
+        finally:
+            for waiting in mine:
+                if not waiting.answer.cancel() and not waiting.answer.cancelled():
+                    waiting.answer.exception()  # seen: of several errors in one request the first is reported
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _start(self) -> None:
+        self._waiting = [w for w in self._waiting if not w.answer.done()]
+        if self._busy or not self._waiting:
+            return
+        batch = choose(self._waiting, time.monotonic(), self.how)
+        chosen = {id(w) for w in batch}
+        self._waiting = [w for w in self._waiting if id(w) not in chosen]
+        self._busy = True
+        loop = asyncio.get_running_loop()
+        self._thread.submit(self._run, batch, loop)
+
+    def _run(self, batch: list[Waiting[Item, Result]], loop: asyncio.AbstractEventLoop) -> None:
+        began_s = time.monotonic()
+        outcomes = self._outcomes([w.item for w in batch])
+        longest = max(w.size for w in batch)
+        told = Ran(len(batch), sum(w.size for w in batch), longest * len(batch), time.monotonic() - began_s)
+        loop.call_soon_threadsafe(self._done, batch, outcomes, told)
+
+    def _outcomes(self, items: list[Item]) -> Sequence[Result | Exception]:
+        try:
+            return self.work(items)
+        except Exception as error:
+            if len(items) == 1:
+                return [error]
+            return [self._outcomes([item])[0] for item in items]
+
+    def _done(self, batch: list[Waiting[Item, Result]], outcomes: Sequence[Result | Exception], told: Ran) -> None:
+        self._busy = False
+        self._start()  # the model first: answers are written while it works
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            if waiting.answer.done():
+                continue
+            if isinstance(outcome, Exception):
+                waiting.answer.set_exception(outcome)
+            else:
+                waiting.answer.set_result(outcome)
+        self.ran(told)

@@ -1,0 +1,143 @@
+"""The HTTP face of one model: a raw ASGI application, because a framework would cost more than the model does.
+
+Routes: POST /models/<name>/predict; GET /healthz /readyz /metrics /docs /openapi.json, each also under /models/<name>.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from serve_app import protocol
+from serve_app.documents import openapi, page
+from serve_app.metrics import CONTENT_TYPE, Metrics
+from serve_app.protocol import JSON, Answer, Limits, Refusal, dump
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Ask = Callable[[list[str]], Awaitable[list[Answer]]]
+Reply = tuple[bytes, bytes]  # content type, body
+
+logger = logging.getLogger("ray.serve")
+
+
+class Endpoint:
+    """ASGI application. `ask` answers texts in order; `waiting` counts texts queued, refused beyond `max_waiting`."""
+
+    def __init__(
+        self,
+        name: str,
+        ask: Ask,
+        metrics: Metrics,
+        limits: Limits,
+        waiting: Callable[[], int],
+        max_waiting: int,
+        retry_after_s: int,
+    ) -> None:
+        self._name, self._ask, self._metrics, self._limits = name, ask, metrics, limits
+        self._waiting, self._max_waiting, self._retry_after_s = waiting, max_waiting, retry_after_s
+        self._prefix = f"/models/{name}"
+        self._predict = f"{self._prefix}/predict"
+        pages: dict[str, Callable[[], Reply]] = {
+            "/healthz": lambda: (JSON, b'{"status":"ok"}'),
+            "/readyz": lambda: (JSON, b'{"status":"ready"}'),
+            "/metrics": self._render_metrics,
+            "/openapi.json": lambda: (JSON, dump(openapi(name, limits))),
+            "/docs": lambda: (b"text/html; charset=utf-8", page(name, limits)),
+        }
+        self._pages = pages | {self._prefix + path: reply for path, reply in pages.items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await _lifespan(receive, send)
+        try:
+            kind, body = await self._answer(scope, receive)
+            status, headers = 200, []
+        except Refusal as refusal:
+            self._metrics.refused(refusal.status, refusal.code)
+            kind, body, status, headers = JSON, refusal.body(), refusal.status, refusal.headers
+        except Exception:
+            logger.exception("request failed")
+            self._metrics.refused(500, "internal")
+            failure = Refusal(500, "internal", "The model failed on this request. The server's log has the reason.")
+            kind, body, status, headers = JSON, failure.body(), 500, []
+        head = [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *headers]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Reply:
+        path, method = scope["path"], scope["method"]
+        if path == self._predict:
+            if method != "POST":
+                raise _wrong_method(path, method, "POST")
+            return JSON, await self._predict_texts(scope, receive)
+        reply = self._pages.get(path)
+        if reply is None:
+            raise Refusal(404, "no_such_path", f"There is nothing at {path[:200]}. Ask POST {self._predict}, GET /docs.")
+        if method not in ("GET", "HEAD"):
+            raise _wrong_method(path, method, "GET")
+        return reply()
+
+    async def _predict_texts(self, scope: Scope, receive: Receive) -> bytes:
+        began_s = time.perf_counter()
+        declared = _check_headers(scope["headers"], self._limits)
+        body = await _read(receive, declared, self._limits)
+        texts, many = protocol.parse(body, self._limits)
+        if self._waiting() + len(texts) > self._max_waiting:
+            raise protocol.overloaded(self._retry_after_s)
+        answers = await self._ask(texts)
+        truncated = sum(1 for answer in answers if "truncated" in answer)
+        self._metrics.answered(len(texts), truncated, time.perf_counter() - began_s)
+        return dump(answers if many else answers[0])
+
+    def _render_metrics(self) -> Reply:
+        self._metrics.waiting.set(self._waiting())
+        return CONTENT_TYPE, self._metrics.render()
+
+
+def _check_headers(headers: list[tuple[bytes, bytes]], limits: Limits) -> int | None:
+    """The declared length of the body, if any. Refuses what can be refused before reading it."""
+    length = None
+    for key, value in headers:
+        if key == b"content-length":
+            length = int(value)  # the HTTP parser has checked the digits
+            if length > limits.max_body_bytes:
+                raise protocol.too_large(limits)
+        elif key == b"content-type":
+            kind = value.partition(b";")[0].strip().lower()
+            if kind not in (JSON, b"", b"application/x-www-form-urlencoded"):  # the last: curl -d's default
+                raise Refusal(415, "unsupported_media", "Send the request as JSON, with content-type application/json.")
+        elif key == b"content-encoding" and value.lower() != b"identity":
+            raise Refusal(415, "unsupported_media", "Send the body uncompressed, without content-encoding.")
+    return length
+
+
+async def _read(receive: Receive, declared: int | None, limits: Limits) -> bytes:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    while message.get("more_body", False):
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > limits.max_body_bytes:
+            raise protocol.too_large(limits)
+    if message["type"] == "http.disconnect" or (declared is not None and len(body) < declared):
+        raise Refusal(400, "incomplete_body", "The connection ended before the whole body had come.")
+    if len(body) > limits.max_body_bytes:
+        raise protocol.too_large(limits)
+    return body
+
+
+def _wrong_method(path: str, method: str, right: str) -> Refusal:
+    allow = right if right == "POST" else "GET, HEAD"
+    return Refusal(405, "wrong_method", f"{path} takes {right}, not {method}.", [(b"allow", allow.encode())])
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

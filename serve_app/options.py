@@ -1,0 +1,86 @@
+"""What a person can ask of a served model: the `args` of the Serve config file and the options of `bigmodel serve`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bigmodel.errors import ConfigError, did_you_mean
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class ServeOptions(BaseModel):
+    """One model, one Serve application."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    """The model directory; every node that runs a replica must see it."""
+    name: str = ""
+    """The word in the URL, /models/<name>/predict. Default: the run's directory name."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: what training recorded in bigmodel.json."""
+
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=1, ge=1)
+    target_ongoing_requests: float = Field(default=32, gt=0)
+    """Requests per replica, waiting or running, that autoscaling aims at. In-replica batching makes 32 cheap."""
+    upscale_delay_s: float = Field(default=5, ge=0)
+    downscale_delay_s: float = Field(default=120, ge=0)
+    num_cpus: float = Field(default=1, ge=0)
+    """CPUs that Ray sets aside for each replica; the model computes with this many threads, at least one."""
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs for each replica; the model runs on the GPU if there is any part of one."""
+
+    max_texts: int = Field(default=64, ge=1)
+    """Texts in one request."""
+    max_body_bytes: int = Field(default=1 << 20, ge=1)
+    max_waiting: int = Field(default=1024, ge=1)
+    """Texts that may wait in one replica; beyond it the answer is 503 with Retry-After."""
+    retry_after_s: int = Field(default=1, ge=1)
+    max_batch_tokens: int = Field(default=4096, ge=1)
+    """Padded tokens in one call of the model."""
+
+    @field_validator("name")
+    @classmethod
+    def _name_fits_a_url(cls, name: str) -> str:
+        if name and not NAME.fullmatch(name):
+            raise ValueError("may have letters, digits, '.', '_' and '-', at most 63, and starts with a letter or digit")
+        return name
+
+    @model_validator(mode="after")
+    def _range_is_a_range(self) -> ServeOptions:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})")
+        return self
+
+    @property
+    def word(self) -> str:
+        """The model's name in URLs: `name`, or the directory's (the run's, where the directory is called model)."""
+        path = Path(self.model).absolute()
+        found = self.name or (path.parent.name if path.name == "model" else path.name)
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", found).strip("-._") or "model"
+
+
+def read_options(args: Mapping[str, Any], where: str = "serve options") -> ServeOptions:
+    """Checked options. Raises ConfigError with every mistake, one a line."""
+    try:
+        return ServeOptions.model_validate(dict(args))
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {_sentence(e)}" for e in error.errors(include_url=False))) from None
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        fields = ServeOptions.model_fields
+        return f"there is no '{key}'.{did_you_mean(key, fields)} Options: {', '.join(fields)}"
+    if error["type"] == "missing":
+        return f"'{key}' is missing. It names the model directory." if key == "model" else f"'{key}' is missing."
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{key} {message}, not {error['input']!r}" if key else message
