@@ -71,7 +71,7 @@ def test_the_token_travels_as_a_private_file_and_is_not_in_the_file(written):
 
 
 def test_every_machine_is_in_a_security_group_of_the_users_own(complete):
-    """A node type without SecurityGroupIds gets Ray's group, which lets 22 in from everywhere, whatever IpPermissions say."""
+    """A node type without SecurityGroupIds gets Ray's group: port 22 from everywhere, whatever IpPermissions say."""
     for name, node_type in complete["available_node_types"].items():
         config = node_type["node_config"]
         assert config["SecurityGroupIds"] == ["sg-EDIT-ME"], name
@@ -87,7 +87,7 @@ def test_every_node_installs_this_checkout_with_the_versions_of_pyproject(comple
         assert "--editable ~/bigmodel-source" in text
         [python] = re.findall(r"--python (3\.\d+)", text)
         assert python in SpecifierSet(project["requires-python"])
-    assert not re.search(r"\bray(\[\w+\])?[=<>@]", "\n".join(commands(complete))), "Ray's version is pyproject.toml's to say"
+    assert not re.search(r"\bray(\[\w+\])?[=<>@]", "\n".join(commands(complete))), "pyproject.toml says which Ray"
     [ray] = [line for line in project["dependencies"] if line.startswith("ray[")]
     assert "==" in ray
 
