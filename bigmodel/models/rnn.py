@@ -69,12 +69,13 @@ class RNNForSequenceClassification(PreTrainedModel):
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, config.pad_token_id)
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         widths = [config.embedding_size] + [config.hidden_size * directions] * (config.num_hidden_layers - 1)
-        self.layers = nn.ModuleList(
-            nn.ModuleList(self.cell(width, config.hidden_size) for _ in range(directions)) for width in widths
+        self.layers = nn.ModuleList(self.cell(width, config.hidden_size) for width in widths)
+        self.backward_layers = nn.ModuleList(
+            self.cell(width, config.hidden_size) for width in widths if config.bidirectional
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size * directions, config.num_labels)
-        self.post_init()
+        self.classifier = nn.Linear(config.hidden_size * directions, len(config.id2label or {}))
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -83,12 +84,13 @@ class RNNForSequenceClassification(PreTrainedModel):
         labels: Tensor | None = None,  # (B,)
         inputs_embeds: Tensor | None = None,  # (B, T, E), instead of input_ids
     ) -> SequenceClassifierOutput:
-        order, real = reading_order(attention_mask, input_ids if inputs_embeds is None else inputs_embeds)  # (T, B)
+        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        assert inputs is not None, "the model needs input_ids or inputs_embeds"
+        order, real = reading_order(attention_mask, inputs)  # (T, B)
         if inputs_embeds is None:
-            assert input_ids is not None, "the model needs input_ids or inputs_embeds"
-            embedded = self.embeddings(input_ids.t().gather(0, order))
+            embedded = self.embeddings(inputs.t().gather(0, order))
         else:
-            embedded = take(inputs_embeds.transpose(0, 1), order)
+            embedded = take(inputs.transpose(0, 1), order)
         pooled = self.encode(self.embedding_dropout(embedded), real)
         logits = self.classifier(self.dropout(pooled))  # (B, K)
         loss = None if labels is None else functional.cross_entropy(logits.float(), labels)
@@ -100,11 +102,12 @@ class RNNForSequenceClassification(PreTrainedModel):
         for depth, layer in enumerate(self.layers):
             if depth:
                 states = self.dropout(states)
-            ways = [states] if len(layer) == 1 else [states, take(states, backwards)]
-            outputs = [cell(way)[0] for cell, way in zip(layer, ways, strict=True)]  # each (T, B, H)
-            if depth + 1 < len(self.layers):
-                outputs[1:] = [take(output, backwards) for output in outputs[1:]]
-            states = torch.cat(outputs, dim=-1)
+            outputs = layer(states)[0]  # (T, B, H)
+            if self.config.bidirectional:
+                others = self.backward_layers[depth](take(states, backwards))[0]
+                top = depth + 1 == len(self.layers)
+                outputs = torch.cat([outputs, others if top else take(others, backwards)], dim=-1)
+            states = outputs
         # the top layer's second direction stays reversed: its last state and its set of states are the same either way
         return pool(states, real, self.config.pooling)
 

@@ -45,6 +45,10 @@ class TextCNNConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
     initializer_range: float = 0.02
 
+    def validate_features(self) -> None:
+        if not self.kernel_sizes and not self.ngram_orders:
+            raise ValueError("kernel_sizes and ngram_orders are both empty: nothing is left to read the text with")
+
 
 class TextCNNForSequenceClassification(PreTrainedModel):
     """Convolutions over token vectors, their maxima over the text, dropout, linear head (Kim, 2014, arXiv:1408.5882).
@@ -70,15 +74,16 @@ class TextCNNForSequenceClassification(PreTrainedModel):
         # row 0 is no n-gram
         self.ngrams = nn.EmbeddingBag(config.ngram_buckets + 1, bag, mode="mean", padding_idx=0) if bag else None
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.num_filters * len(config.kernel_sizes) + bag, config.num_labels)
-        self.post_init()
+        self.classifier = nn.Linear(config.num_filters * len(config.kernel_sizes) + bag, len(config.id2label or {}))
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
         input_ids: Tensor,  # (B, T)
         attention_mask: Tensor | None = None,  # (B, T), 0 marks padding, wherever it stands
         labels: Tensor | None = None,  # (B,)
-        inputs_embeds: Tensor | None = None,  # (B, T, E), instead of the vectors of input_ids, which still make the n-grams
+        inputs_embeds: Tensor
+        | None = None,  # (B, T, E), instead of the vectors of input_ids, which still make the n-grams
     ) -> SequenceClassifierOutput:
         real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0  # (B, T)
         features = []
@@ -86,7 +91,9 @@ class TextCNNForSequenceClassification(PreTrainedModel):
             embedded = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
             features += self.maxima(self.embedding_dropout(embedded), real)
         if self.ngrams is not None:
-            features.append(self.ngrams(hash_ngrams(input_ids, real, self.config.ngram_orders, self.config.ngram_buckets)))
+            features.append(
+                self.ngrams(hash_ngrams(input_ids, real, self.config.ngram_orders, self.config.ngram_buckets))
+            )
         logits = self.classifier(self.dropout(torch.cat(features, dim=-1)))  # (B, K)
         loss = None if labels is None else functional.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
@@ -104,7 +111,7 @@ class TextCNNForSequenceClassification(PreTrainedModel):
 
 
 def hash_ngrams(input_ids: Tensor, real: Tensor, orders: list[int], buckets: int) -> Tensor:
-    """Rows 1..buckets of the n-grams that start at each token, for all orders: (B, T) -> (B, orders * T), 0 for none."""
+    """Rows 1..buckets of the n-grams that start at each token, 0 for none: (B, T) -> (B, orders * T)."""
     rows = []
     for order in orders:
         keys, valid = torch.full_like(input_ids, order), torch.ones_like(real)

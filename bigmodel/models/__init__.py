@@ -1,0 +1,164 @@
+"""Every model is a `transformers.PreTrainedModel`; importing this package makes ours known to the Auto classes.
+
+    build(model, learnt, task)   the `model:` section of an experiment and what the data taught -> the model
+    problems(model, task)        what is wrong with that section, before any weight exists
+    init.initialize              the weights that do not come from a checkpoint
+
+A new architecture is one file, its import here and its name in OURS.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import transformers
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+
+from bigmodel.models import pretrained
+from bigmodel.models.fields import Problem, divisibility_problem, field_problems, make, root_message, suggest
+from bigmodel.models.rnn import GRUForSequenceClassification, LSTMForSequenceClassification
+from bigmodel.models.textcnn import TextCNNForSequenceClassification
+from bigmodel.models.transformer import encoder_defaults
+
+
+def _config_of(model: type[PreTrainedModel]) -> type[PreTrainedConfig]:
+    assert model.config_class is not None, f"{model.__name__} names no config class"
+    return model.config_class
+
+
+OURS: tuple[type[PreTrainedModel], ...] = (
+    LSTMForSequenceClassification,
+    GRUForSequenceClassification,
+    TextCNNForSequenceClassification,
+)
+DEFAULTS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
+    "transformer": ("bert", encoder_defaults),
+}
+"""Our names for a native model type with other defaults; they are functions of the fields that are given."""
+
+ARCHITECTURES: tuple[str, ...] = (*(_config_of(model).model_type for model in OURS), *DEFAULTS)
+
+AUTO_CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "image-classification": "AutoModelForImageClassification",
+    "translation": "AutoModelForSeq2SeqLM",
+    "text-generation": "AutoModelForCausalLM",
+}
+
+# these number their positions from pad_token_id + 1
+OFFSET_POSITIONS = {"camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xmod"}
+
+
+def register(model: type[PreTrainedModel]) -> None:
+    """Make a model of ours known to AutoConfig and its Auto class, and let its source travel with what it saves."""
+    auto = "AutoModelFor" + model.__name__.partition("For")[2]
+    config = _config_of(model)
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    getattr(transformers, auto).register(config, model, exist_ok=True)
+    config.register_for_auto_class()
+    model.register_for_auto_class(auto)
+
+
+for _model in OURS:
+    register(_model)
+
+
+def build(model: Mapping[str, Any], learnt: Mapping[str, Any], task: str) -> PreTrainedModel:
+    """The model that an experiment's section and the training data describe, in fp32 on the CPU.
+
+    model   `type` or `pretrained` and the fields of the config, without `problems`
+    learnt  vocab_size, pad_token_id, id2label, label2id, max_length, as far as the task has them
+    task    such as text-classification
+
+    From scratch the weights are what torch and transformers draw: call `init.initialize`. Raises ValueError with a
+    message for the user where a pretrained model cannot be loaded or does not fit.
+    """
+    if "pretrained" in model:
+        fields = {name: value for name, value in model.items() if name != "pretrained"}
+        labels = {name: learnt[name] for name in ("id2label", "label2id") if name in learnt}
+        source, vocab_size = model["pretrained"], learnt.get("vocab_size", 0)
+        return pretrained.load(source, _auto_class(task), fields, labels, vocab_size)
+    model_type, fields = _resolve(model)
+    config_class = CONFIG_MAPPING[model_type]
+    config = make(config_class, {**_taught(config_class, learnt), **fields})
+    return _auto_class(task).from_config(config, dtype=torch.float32)  # type: ignore[no-any-return]
+
+
+def problems(model: Mapping[str, Any], task: str) -> list[Problem]:
+    """(key, message) of every mistake in an experiment's `model:` section: one for a key of the section each."""
+    if ("type" in model) == ("pretrained" in model):
+        found = "both" if "type" in model else "neither"
+        return [("type", f"model needs either type or pretrained; found {found}. Types: {', '.join(ARCHITECTURES)}")]
+    key = "type" if "type" in model else "pretrained"
+    if not isinstance(model[key], str):
+        return [(key, f"model.{key} is {model[key]!r}, but must be a word")]
+    try:
+        config_class = (_config_class if key == "type" else _pretrained_config)(model[key], task)
+    except ValueError as e:
+        return [(key, str(e))]
+    fields = {name: value for name, value in model.items() if name != key}
+    return field_problems(config_class, fields) or (_together_problems(model, task) if key == "type" else [])
+
+
+def _auto_class(task: str) -> Any:
+    return getattr(transformers, AUTO_CLASSES[task])
+
+
+def _resolve(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The native model type and the fields, our defaults included."""
+    fields = {name: value for name, value in model.items() if name != "type"}
+    if model["type"] not in DEFAULTS:
+        return model["type"], fields
+    model_type, defaults = DEFAULTS[model["type"]]
+    return model_type, {**defaults(fields), **fields}
+
+
+def _taught(config_class: type[PreTrainedConfig], learnt: Mapping[str, Any]) -> dict[str, Any]:
+    """What the data taught, as far as the architecture has a field for it."""
+    taught = {name: learnt[name] for name in ("vocab_size", "pad_token_id", "id2label", "label2id") if name in learnt}
+    names = set(config_class.__dataclass_fields__) | set(config_class.attribute_map)
+    if "max_length" in learnt and "max_position_embeddings" in names:
+        offset = learnt["pad_token_id"] + 1 if config_class.model_type in OFFSET_POSITIONS else 0
+        taught["max_position_embeddings"] = learnt["max_length"] + offset
+    return {name: value for name, value in taught.items() if name in names}
+
+
+def _config_class(name: str, task: str) -> type[PreTrainedConfig]:
+    """The config class of a type that can do the task; ValueError otherwise."""
+    model_type = DEFAULTS[name][0] if name in DEFAULTS else name
+    supported = _auto_class(task)._model_mapping
+    if model_type not in CONFIG_MAPPING:
+        known = [*ARCHITECTURES, *supported._model_mapping]
+        hint = suggest(name, ARCHITECTURES) or suggest(name, known)
+        raise ValueError(
+            f"model has no type '{name}'.{hint} Types: {', '.join(ARCHITECTURES)}, or a model type of transformers"
+        )
+    config_class: type[PreTrainedConfig] = CONFIG_MAPPING[model_type]
+    if config_class not in supported:
+        raise ValueError(
+            f"model.type {name} has no form for {task}. Types that have: {', '.join(ARCHITECTURES)}, bert ..."
+        )
+    return config_class
+
+
+def _together_problems(model: Mapping[str, Any], task: str) -> list[Problem]:
+    """What only shows when the fields meet: build without memory for weights, and hear what the architecture says."""
+    model_type, fields = _resolve(model)
+    try:
+        if problem := divisibility_problem(CONFIG_MAPPING[model_type], fields, model):
+            return [problem]
+        with torch.device("meta"):
+            build(model, {"vocab_size": 64, "pad_token_id": 0, "id2label": {0: "a", 1: "b"}, "max_length": 64}, task)
+    except Exception as e:
+        return [("type", f"model.type {model['type']} cannot be built from these fields: {root_message(e)}")]
+    return []
+
+
+def _pretrained_config(source: str, task: str) -> type[PreTrainedConfig]:
+    """The config class of a checkpoint that can do the task; ValueError otherwise."""
+    config = pretrained.read_config(source)
+    if type(config) not in _auto_class(task)._model_mapping:
+        raise ValueError(f"model.pretrained: {source} is a {config.model_type}, which has no form for {task}")
+    return type(config)

@@ -1,0 +1,135 @@
+"""What is wrong with the fields of a model's config.
+
+`PreTrainedConfig` takes misspelt names in silence and stops at the first wrong type; here every mistake is found, and
+has a message of its own. A problem is (key of the model section, message).
+"""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Container, Iterable, Mapping
+from typing import Any, Literal, Union, get_args, get_origin
+
+from transformers.configuration_utils import PreTrainedConfig
+
+Problem = tuple[str, str]
+
+LEARNT = {"vocab_size", "pad_token_id", "id2label", "label2id", "num_labels"}
+POSITIVE = {
+    "hidden_size", "embedding_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_filters",
+    "kernel_sizes", "ngram_orders", "ngram_buckets", "ngram_size", "max_position_embeddings",
+}  # fmt: skip
+
+
+def field_problems(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> list[Problem]:
+    """Misspelt names, wrong types and impossible values, each looked at alone."""
+    return [
+        (key, message)
+        for key, value in values.items()
+        if (message := name_problem(config_class, key) or value_problem(config_class, key, value))
+    ]
+
+
+def name_problem(config_class: type[PreTrainedConfig], key: str) -> str | None:
+    if key in LEARNT:
+        return f"model.{key} follows from the training data and cannot be set here"
+    own = own_fields(config_class)
+    if key in own or key in config_class.attribute_map:
+        return None
+    return f"model has no field '{key}'.{suggest(key, own)} Fields: {', '.join(sorted(own - LEARNT))}"
+
+
+def value_problem(config_class: type[PreTrainedConfig], key: str, value: Any) -> str | None:
+    name = config_class.attribute_map.get(key, key)
+    try:
+        fit(config_class, name, value)
+    except (TypeError, ValueError):
+        annotation = {field.name: field.type for field in dataclasses.fields(config_class)}[name]
+        hint = suggest(value, map(str, get_args(annotation))) if get_origin(annotation) is Literal else ""
+        hint = hint and "." + hint
+        return f"model.{key} is {value!r}, but must be {describe(annotation)}{hint and '.' + hint}"
+    numbers = [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, (int, float))]
+    if name in POSITIVE and any(number < 1 for number in numbers):
+        return f"model.{key} is {value!r}, but must be at least 1"
+    if ("dropout" in name or name.endswith("_prob")) and any(not 0 <= number < 1 for number in numbers):
+        return f"model.{key} is {value!r}, but a probability of dropping is at least 0 and below 1"
+    return None
+
+
+def divisibility_problem(
+    config_class: type[PreTrainedConfig], values: Mapping[str, Any], given: Container[str]
+) -> Problem | None:
+    """Attention heads share the width equally, where the architecture gives them no size of their own."""
+    config = make(config_class, values)
+    names = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
+    if not {"hidden_size", "num_attention_heads"} <= names or "head_dim" in names:
+        return None
+    width, heads = config.hidden_size, config.num_attention_heads
+    if width % heads == 0:
+        return None
+    key = "num_attention_heads" if "num_attention_heads" in given else "hidden_size"
+    divisors = ", ".join(str(n) for n in range(1, min(width, 64) + 1) if width % n == 0)
+    return key, f"model.hidden_size {width} is not divisible by num_attention_heads {heads}. It is by {divisors}"
+
+
+def make(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> PreTrainedConfig:
+    """A config from its fields' own or their common names."""
+    names = {key: config_class.attribute_map.get(key, key) for key in values}
+    return config_class(**{names[key]: fit(config_class, names[key], value) for key, value in values.items()})
+
+
+def fit(config_class: type[PreTrainedConfig], name: str, value: Any) -> Any:
+    """The value as the field's type wants it: 1.0 for 1, a tuple for a list. TypeError if it cannot be."""
+    validators = getattr(config_class, "__validators__", {}).get(name, [])
+    for candidate in (value, *alternatives(value)):
+        try:
+            for validator in validators:
+                validator(candidate)
+            return candidate
+        except (TypeError, ValueError):
+            continue
+    raise TypeError(f"{name}: {value!r}")
+
+
+def alternatives(value: Any) -> list[Any]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [float(value)]
+    if isinstance(value, list):
+        return [tuple(value)]
+    return []
+
+
+def own_fields(config_class: type[PreTrainedConfig]) -> set[str]:
+    """The architecture's fields, without those that every config has."""
+    every = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    return {field.name for field in dataclasses.fields(config_class)} - every
+
+
+def describe(annotation: Any) -> str:
+    words = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
+    if annotation in words:
+        return words[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin in (Union, types.UnionType):
+        if set(arguments) == {int, float}:
+            return "a number"
+        return " or ".join(dict.fromkeys(map(describe, arguments)))
+    if origin in (list, tuple):
+        kinds = {int: "whole numbers", float: "numbers", str: "words"}
+        return "a list of " + kinds.get(arguments[0], "values") if arguments else "a list"
+    return str(annotation)
+
+
+def suggest(word: Any, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def root_message(error: BaseException) -> str:
+    """The first line of what went wrong at the bottom of a chain of errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"there is no {first}" if isinstance(error, KeyError) else first
