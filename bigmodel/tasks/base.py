@@ -52,6 +52,9 @@ class Task(Protocol):
     def fit(self, rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any, dict[str, Any]]:
         """Training rows (iterable as often as wanted) -> processor, learnt fields of the model's config."""
 
+    def shaped_by(self, experiment: Experiment) -> dict[str, Any]:
+        """What of the experiment, beside its data section, shapes processor and samples: part of the fingerprint."""
+
     def encode(self, rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> list[Sample]:
         """Once, at preparation. Ragged. Carries the target where the rows have one."""
 

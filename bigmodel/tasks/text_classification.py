@@ -74,6 +74,13 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
     return processor, learnt
 
 
+def shaped_by(experiment: Experiment) -> dict[str, Any]:
+    """The samples of all our models are the same; encoders want their text enclosed, pretrained ones their own tokens."""
+    from bigmodel.models import is_ours
+
+    return {"pretrained": experiment.model.get("pretrained"), "enclosed": not is_ours(experiment.model)}
+
+
 def load_tokenizer(pretrained: str, max_length: int) -> Any:
     """The tokenizer of a pretrained model, reading at most `max_length` tokens."""
     from transformers import AutoTokenizer

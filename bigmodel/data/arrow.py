@@ -1,0 +1,104 @@
+"""Rows and samples on disk: Arrow IPC files, memory-mapped, read without copying. A part file holds one record batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+PART_ROWS = 65_536
+LENGTH = "__length__"  # the column that ordering reads, beside the sample's own fields
+
+
+def write(path: Path, table: pa.Table) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks(), max_chunksize=None)
+
+
+def read(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+def sample_table(samples: Sequence[dict[str, Any]], lengths: Sequence[int]) -> pa.Table:
+    """Samples of like fields -> one column a field: arrays become lists, numbers stay numbers."""
+    columns: dict[str, pa.Array] = {LENGTH: pa.array(lengths, pa.int32())}
+    for name, first in samples[0].items():
+        values = [sample[name] for sample in samples]
+        columns[name] = _lists(values) if isinstance(first, np.ndarray) else pa.array(values)
+    return pa.table(columns)
+
+
+def _lists(arrays: Sequence[NDArray[Any]]) -> pa.Array:
+    offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
+    np.cumsum([len(array) for array in arrays], out=offsets[1:])
+    return pa.LargeListArray.from_arrays(offsets, np.concatenate(arrays))
+
+
+class Samples(Sequence[dict[str, Any]]):
+    """The samples of one split, in part files: `samples[i]` is views into the mapped file, `samples.lengths` (N,) int32."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._parts = [_columns(read(path)) for path in paths]
+        sizes = [len(part[LENGTH][0]) for part in self._parts]
+        self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
+        lengths = [part[LENGTH][0] for part in self._parts]
+        self.lengths: NDArray[np.int32] = (
+            lengths[0] if len(lengths) == 1 else np.concatenate([*lengths, np.empty(0, np.int32)])
+        )
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, i: Any) -> Any:
+        part = 0 if len(self._parts) == 1 else int(np.searchsorted(self._starts, i, "right")) - 1
+        at = int(i) - int(self._starts[part])
+        sample = {}
+        for name, (values, offsets) in self._parts[part].items():
+            if name != LENGTH:
+                sample[name] = values[at].item() if offsets is None else values[offsets[at] : offsets[at + 1]]
+        return sample
+
+
+def _columns(table: pa.Table) -> dict[str, tuple[NDArray[Any], NDArray[np.int64] | None]]:
+    columns: dict[str, tuple[NDArray[Any], NDArray[np.int64] | None]] = {}
+    for name in table.column_names:
+        array = table.column(name).combine_chunks()
+        if pa.types.is_large_list(array.type):
+            columns[name] = (array.values.to_numpy(zero_copy_only=True), array.offsets.to_numpy(zero_copy_only=True))
+        else:
+            columns[name] = (array.to_numpy(zero_copy_only=True), None)
+    return columns
+
+
+class Rows(Sequence[dict[str, Any]]):
+    """The cleaned rows of one split: `rows[i]`, and `rows.place(i)`, the (file, line) it came from."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        tables = [read(path) for path in paths]
+        self._table = pa.concat_tables(tables) if tables else pa.table({"source": [], "line": []})
+        self._roles = [name for name in self._table.column_names if name not in ("source", "line")]
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return self._table.slice(*_span(i, len(self))).select(self._roles).to_pylist()
+        return {role: self._table.column(role)[int(i)].as_py() for role in self._roles}
+
+    def __iter__(self) -> Any:
+        for start in range(0, len(self), 8192):
+            yield from self[start : start + 8192]
+
+    def place(self, i: int) -> tuple[str, int]:
+        return self._table.column("source")[i].as_py(), self._table.column("line")[i].as_py()
+
+
+def _span(part: slice, size: int) -> tuple[int, int]:
+    start, stop, step = part.indices(size)
+    assert step == 1, "rows are sliced in order"
+    return start, max(stop - start, 0)

@@ -1,0 +1,53 @@
+"""Records of a file -> cleaned rows with their place. What is refused keeps its place and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bigmodel.data.sources import Bad, ReadOptions, columns, read
+from bigmodel.errors import DataError, did_you_mean
+from bigmodel.experiment import DataConfig
+from bigmodel.tasks.base import Refused, Row, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A row and the file and line it came from."""
+
+    row: Row
+    source: str
+    line: int
+
+
+def read_options(data: DataConfig) -> ReadOptions:
+    names = tuple(data.columns) if data.columns is not None else None
+    return ReadOptions(format=data.format, encoding=data.encoding, delimiter=data.delimiter, columns=names)
+
+
+def check_columns(source: str, wanted: Mapping[str, str], options: ReadOptions) -> None:
+    """DataError if the file has no column of that name."""
+    found = columns(source, options)
+    for role, column in wanted.items():
+        if column not in found:
+            guess = did_you_mean(column, found)
+            raise DataError(
+                f"{source}: no column '{column}'.{guess} Columns: {', '.join(found)}. "
+                f"Name the one that holds the {role} with data.{role}=NAME"
+            )
+
+
+def clean(source: str, task: Task, wanted: Mapping[str, str], options: ReadOptions) -> Iterator[Placed | Bad]:
+    """Every record of a file, cleaned or refused, in order. `wanted` is role -> column."""
+    check_columns(source, wanted, options)
+    for record in read(source, options):
+        if isinstance(record, Bad):
+            yield record
+            continue
+        try:
+            yield Placed(task.clean(record.values, wanted), source, record.line)
+        except Refused as refused:
+            value = record.values.get(refused.column or "", "")
+            yield Bad(source, record.line, refused.column, refused.reason, f"{value!s:.200}")
+        except KeyError as missing:
+            yield Bad(source, record.line, missing.args[0], "the row has no such field", f"{record.values!r:.200}")

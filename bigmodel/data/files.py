@@ -1,0 +1,198 @@
+"""Which files are meant, and their bytes: local, s3://, hf:// or any other file system that fsspec or Arrow opens."""
+
+import glob
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import IO, Any, cast
+from urllib.parse import unquote, urlsplit
+
+from bigmodel.errors import BigmodelError, DataError
+
+BLOCK = 1 << 20
+"""Bytes read at once."""
+
+DATA_SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".txt")
+"""What a folder is searched for; each may be followed by .gz."""
+
+ARROW_SCHEMES = ("s3", "gs", "gcs")
+ARCHIVES = {b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstandard", b"7z\xbc\xaf": "7z"}
+
+
+def resolve(spec: str | Iterable[str]) -> list[str]:
+    """Names the files that a path, glob, folder, URI, or a list of them stands for: sorted, each once.
+
+    A folder stands for the data files directly in it.  Raises DataError where nothing is found.
+    """
+    parts = [spec] if isinstance(spec, str) else list(spec)
+    if not parts:
+        raise DataError("no data files named. Name a file, a glob, a folder, or a list of them")
+    return sorted({file for part in parts for file in _expand(part)})
+
+
+def digest(source: str) -> str:
+    """SHA-256 of the bytes of a file as stored, in hexadecimal."""
+    total = hashlib.sha256()
+    with reading(source), _open_stored(source) as stream:
+        while block := stream.read(BLOCK):
+            total.update(block)
+    return total.hexdigest()
+
+
+def blocks(source: str) -> Iterator[bytes]:
+    """The bytes of a file, decompressed if gzipped, a block at a time."""
+    with reading(source), _open_stored(source) as stored:
+        stream = _decompressed(source, stored)
+        while block := stream.read(BLOCK):
+            yield block
+
+
+@contextmanager
+def seekable(source: str) -> Iterator[IO[bytes]]:
+    """A file opened for reading at any place; what goes wrong meanwhile becomes one DataError."""
+    with reading(source), _open_stored(source) as stream:
+        yield stream
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Turns what can go wrong while a file is read into one DataError that names it."""
+    try:
+        yield
+    except BigmodelError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{source}: no such file") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{source}: is a folder, not a file") from error
+    except PermissionError as error:
+        raise DataError(f"{source}: may not be read (permission denied)") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{source}: damaged gzip file: {error}") from error
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read: {_first_line(error)}") from error
+    except Exception as error:  # each remote file system has exceptions of its own
+        if not _is_remote(source):
+            raise
+        raise DataError(f"{source}: cannot be read: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def suffix(source: str) -> str:
+    """The file's extension in lower case, without .gz: "reviews.CSV.gz" -> ".csv"."""
+    name = urlsplit(source).path if _is_remote(source) else source
+    return os.path.splitext(name.lower().removesuffix(".gz"))[1]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def _is_remote(source: str) -> bool:
+    return "://" in source and not source.startswith("file://")
+
+
+def _local(path: str) -> str:
+    if path.startswith("file://"):
+        return unquote(urlsplit(path).path)
+    return os.path.expanduser(path)
+
+
+def _open_stored(source: str) -> IO[bytes]:
+    if not _is_remote(source):
+        return open(_local(source), "rb")
+    fs, path = _file_system(source)
+    return cast(IO[bytes], fs.open(path, "rb"))
+
+
+def _decompressed(source: str, stream: IO[bytes]) -> IO[bytes]:
+    start = stream.read(8)
+    stream.seek(0)
+    if start.startswith(b"\x1f\x8b"):
+        return cast(IO[bytes], gzip.GzipFile(fileobj=stream))
+    for magic, name in ARCHIVES.items():
+        if start.startswith(magic):
+            raise DataError(f"{source}: is a {name} archive. Unpack it, or pack it with gzip, which is read as it is")
+    return stream
+
+
+def _file_system(source: str) -> tuple[Any, str]:
+    """The fsspec file system of a URI, and the path in it."""
+    import fsspec  # here: local files need neither fsspec nor Arrow
+
+    scheme = urlsplit(source).scheme
+    if scheme in ("http", "https"):
+        raise DataError(f"{source}: http is not read. Download the file, or name it with s3:// or hf://")
+    if scheme in ARROW_SCHEMES:
+        from fsspec.implementations.arrow import ArrowFSWrapper
+        from pyarrow.fs import FileSystem
+
+        arrow, path = FileSystem.from_uri(source)
+        return ArrowFSWrapper(arrow), path
+    if scheme not in fsspec.available_protocols():
+        raise DataError(f"{source}: no file system is called '{scheme}'. Known: a path, file://, s3://, gs://, hf://")
+    try:
+        fs, path = fsspec.url_to_fs(source)
+    except ImportError as error:
+        raise DataError(f"{source}: {scheme}:// needs another package: {_first_line(error)}") from error
+    return fs, path
+
+
+def _expand(spec: str) -> list[str]:
+    found = _expand_remote(spec) if _is_remote(spec) else _expand_local(spec)
+    if not found:
+        raise DataError(f"{spec}: no file matches")
+    return found
+
+
+def _expand_local(spec: str) -> list[str]:
+    path = _local(spec)
+    if os.path.isdir(path):
+        inside = [os.path.join(path, name) for name in os.listdir(path) if _is_data(name)]
+        return [file for file in inside if os.path.isfile(file)] or _refuse_folder(spec, sorted(os.listdir(path)))
+    if os.path.exists(path):  # before the glob: a file may be called "a[1].csv"
+        return [path]
+    found = [file for file in glob.glob(path, recursive=True) if os.path.isfile(file)]
+    return found or _refuse_missing(spec, path)
+
+
+def _expand_remote(spec: str) -> list[str]:
+    with reading(spec):
+        fs, path = _file_system(spec)
+        prefix, query = spec.split("://")[0] + "://", urlsplit(spec).query if "?" in spec and "*" not in spec else ""
+        if fs.isfile(path):
+            return [spec]
+        if fs.isdir(path):
+            names = [name for name in fs.ls(path, detail=False) if _is_data(name)]
+            names = names or _refuse_folder(spec, [])
+        else:
+            names = [name for name in fs.glob(path) if fs.isfile(name)]
+    return [prefix + name.removeprefix("/") + (f"?{query}" if query else "") for name in names]
+
+
+def _is_data(path: str) -> bool:
+    name = path.rstrip("/").rpartition("/")[2]
+    return not name.startswith((".", "_")) and suffix(name) in DATA_SUFFIXES
+
+
+def _refuse_folder(spec: str, names: list[str]) -> list[str]:
+    what = f"It has: {', '.join(names[:8])}" if names else "It is empty"
+    raise DataError(f"{spec}: no data file in this folder ({' '.join(DATA_SUFFIXES)}). {what}")
+
+
+def _refuse_missing(spec: str, path: str) -> list[str]:
+    folder, name = os.path.split(path)
+    folder = folder or "."
+    if glob.has_magic(path):
+        raise DataError(f"{spec}: no file matches (searched from {os.getcwd()})")
+    if not os.path.isdir(folder):
+        raise DataError(f"{spec}: no such file: there is no folder {folder} (searched from {os.getcwd()})")
+    names = sorted(os.listdir(folder))
+    near = get_close_matches(name, names, n=3)
+    if near:
+        raise DataError(f"{spec}: no such file. Did you mean {' or '.join(os.path.join(folder, n) for n in near)}?")
+    have = [n for n in names if _is_data(n)][:8]
+    raise DataError(f"{spec}: no such file. Data files in {folder}: {', '.join(have) or 'none'}")

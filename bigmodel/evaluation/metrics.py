@@ -1,0 +1,171 @@
+"""Numbers that say how good answers are. numpy only, so that importing this costs nothing.
+
+Shapes: N rows, K labels, R resamples, C kinds of row (rows that count alike, such as the cells of a confusion matrix).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+SMALLEST = 1e-12  # the least probability a loss is taken of: one certain mistake must not make the mean infinite
+
+
+def accuracy(found: Sequence[str], wanted: Sequence[str]) -> float:
+    """Share of the rows whose label was found."""
+    _check_rows(found, wanted)
+    return sum(f == w for f, w in zip(found, wanted, strict=True)) / len(wanted)
+
+
+def macro_f1(found: Sequence[str], wanted: Sequence[str]) -> float:
+    """Mean F1 over the labels that were found or wanted at all, each label counting alike."""
+    labels = sorted({*found, *wanted})
+    return float(macro_f1_of(confusion(found, wanted, labels)))
+
+
+def log_loss(scores: Sequence[Mapping[str, float]], wanted: Sequence[str]) -> float:
+    """Mean -log p of the wanted label, in nats; a label without a score has p = 0. No p is taken below 1e-12."""
+    return float(log_losses(scores, wanted).mean())
+
+
+def log_losses(scores: Sequence[Mapping[str, float]], wanted: Sequence[str]) -> Floats:
+    """-log p of each row's wanted label, in nats: (N,)."""
+    _check_rows(scores, wanted)
+    p = np.array([score.get(label, 0.0) for score, label in zip(scores, wanted, strict=True)])
+    return -np.log(p.clip(SMALLEST, 1.0))
+
+
+def confusion(found: Sequence[str], wanted: Sequence[str], labels: Sequence[str]) -> Counts:
+    """How often each label was wanted (row) and found (column): (K, K). KeyError for a label that is not in `labels`."""
+    _check_rows(found, wanted)
+    number = {label: i for i, label in enumerate(labels)}
+    assert len(number) == len(labels), "a label stands twice"
+    cells = _numbers(wanted, number) * len(labels) + _numbers(found, number)
+    return np.bincount(cells, minlength=len(labels) ** 2).reshape(len(labels), -1).astype(np.int64, copy=False)
+
+
+class PerClass(NamedTuple):
+    """One number a label. What has no denominator is 0."""
+
+    precision: Floats  # of the rows given this label, the share that wanted it
+    recall: Floats  # of the rows that wanted this label, the share that got it
+    f1: Floats  # their harmonic mean
+    support: Counts  # rows that wanted it
+
+
+def per_class(matrix: Counts) -> PerClass:
+    """Precision, recall, F1 and support of every label, from a confusion matrix (K, K)."""
+    hits, wanted, found = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    return PerClass(_ratio(hits, found), _ratio(hits, wanted), _ratio(2 * hits, wanted + found), wanted)
+
+
+def macro_f1_of(matrix: Counts) -> float:
+    """`macro_f1` from a confusion matrix (K, K)."""
+    hits, wanted, found = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    return float(_mean_f1(hits[None], (wanted + found)[None])[0])
+
+
+def calibration_error(confidence: Sequence[float], right: Sequence[bool], bins: int = 15) -> float:
+    """Expected calibration error: the mean distance between how sure and how right the answers are, in bins of equal
+    width over (0, 1], weighted by their rows (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
+
+    No interval is given for it: resampling raises it systematically.
+    """
+    _check_rows(confidence, right)
+    sure, hit = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    bin_of = (np.ceil(sure * bins) - 1).clip(0, bins - 1).astype(np.int64)
+    gaps = np.bincount(bin_of, sure - hit, minlength=bins)  # in each bin: its rows times the distance of the two means
+    return float(np.abs(gaps).sum() / len(sure))
+
+
+Statistic = Callable[[Floats], Floats]  # how often each kind of row was drawn (R, C) -> one number a resample (R,)
+
+
+def bootstrap_interval(
+    statistic: Statistic,
+    counts: Sequence[int] | Counts,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap: where `statistic` lies when as many rows are drawn again, with replacement
+    (Efron & Tibshirani, 1993, chapter 13). The same seed gives the same interval.
+
+    Rows of one kind are exchangeable, so `counts` (C,) says how many rows there are of each; a resample is then one
+    multinomial draw. That is the plain bootstrap over rows, at the cost of C instead of N. Rows all different: ones(N).
+    """
+    weights = np.asarray(counts, np.float64)
+    n, rng = int(weights.sum()), np.random.default_rng(seed)
+    assert n > 0, "nothing to draw from"
+    chunk = max(1, 2_000_000 // len(weights))  # 16 MB of draws at a time
+    drawn = [
+        statistic(rng.multinomial(n, weights / n, size=min(chunk, resamples - start)).astype(np.float64))
+        for start in range(0, resamples, chunk)
+    ]
+    low, high = np.quantile(np.concatenate(drawn), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def accuracy_interval(matrix: Counts, **options: Any) -> tuple[float, float]:
+    """`bootstrap_interval` of the accuracy, from a confusion matrix (K, K)."""
+    hits, n = int(matrix.trace()), int(matrix.sum())
+    return bootstrap_interval(lambda drawn: drawn[:, 0] / n, [hits, n - hits], **options)
+
+
+def macro_f1_interval(matrix: Counts, **options: Any) -> tuple[float, float]:
+    """`bootstrap_interval` of macro F1, from a confusion matrix (K, K)."""
+    wanted, found = np.nonzero(matrix)
+    return bootstrap_interval(macro_f1_statistic(wanted, found, len(matrix)), matrix[wanted, found], **options)
+
+
+def mean_interval(values: Floats, **options: Any) -> tuple[float, float]:
+    """`bootstrap_interval` of the mean of one number a row (N,)."""
+    return bootstrap_interval(lambda drawn: drawn @ values / len(values), np.ones(len(values), np.int64), **options)
+
+
+def macro_f1_statistic(wanted: Counts, found: Counts, num_labels: int) -> Statistic:
+    """Macro F1 of resamples, where the kinds of row are pairs of wanted and found label numbers (C,)."""
+    columns = np.eye(num_labels)
+    marginal = columns[wanted] + columns[found]  # (C, K): what a row adds to 2 TP + FP + FN of each label
+    hit = columns[wanted] * (wanted == found)[:, None]
+    return lambda drawn: _mean_f1(drawn @ hit, drawn @ marginal)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p that two classifiers err equally often, from the rows that only one of them has right
+    (McNemar, 1947, doi:10.1007/BF02295996; binomial form)."""
+    n = only_first + only_second
+    k = np.arange(min(only_first, only_second) + 1)
+    log_factorial = np.cumsum(np.log(np.arange(1, n + 1, dtype=np.float64)))
+    log_factorial = np.concatenate([[0.0], log_factorial])
+    log_p = log_factorial[n] - log_factorial[k] - log_factorial[n - k] - n * math.log(2)
+    return float(min(1.0, 2 * np.exp(log_p).sum()))
+
+
+def _mean_f1(hits: NDArray[Any], marginal: NDArray[Any]) -> Floats:
+    """True positives (R, K) and 2 TP + FP + FN (R, K) -> mean F1 (R,) over the labels that occur."""
+    occurs = marginal > 0
+    f1: Floats = np.divide(2 * hits, marginal, where=occurs, out=np.zeros(marginal.shape))
+    mean: Floats = f1.sum(1) / occurs.sum(1)
+    return mean
+
+
+def _ratio(over: Counts, under: Counts) -> Floats:
+    quotient: Floats = np.divide(over, under, where=under > 0, out=np.zeros(len(under)))
+    return quotient
+
+
+def _numbers(labels: Sequence[str], number: Mapping[str, int]) -> Counts:
+    return np.fromiter((number[label] for label in labels), np.int64, len(labels))
+
+
+def _check_rows(left: Sequence[Any], right: Sequence[Any]) -> None:
+    assert len(left) == len(right), f"{len(left)} answers for {len(right)} rows"
+    assert len(right), "there are no rows"

@@ -1,0 +1,235 @@
+"""fit(experiment) -> Run: prepare, train in this process or on N workers of Ray Train, leave the best model as a directory.
+
+The only importer of ray.train. Ray Train starts the workers, gives them a process group and starts them anew when one
+dies; what they do, what they save and what they report is the loop's, the same with and without Ray: nothing goes
+through `ray.train.report`, which takes one report in two seconds and keeps no metrics without a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import threading
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bigmodel import cluster
+from bigmodel.data.prepare import Prepared, prepare
+from bigmodel.errors import BigmodelError, CheckpointError, ResourceError
+from bigmodel.experiment import Experiment
+from bigmodel.predictor import Predictor
+from bigmodel.training import loop
+from bigmodel.training.checkpoint import Checkpoints
+from bigmodel.training.events import Listener
+from bigmodel.training.loop import BEST, Interrupted, Trainer, TrainingError, Worker
+from bigmodel.training.run import Run
+
+GOLDEN = 8  # validation rows stored with their answers in the model directory
+
+
+class WorkerError(BigmodelError):
+    """Workers of Ray Train were lost more often than `train.retries` allows."""
+
+
+def fit(experiment: Experiment, fresh: bool = False, listener: Listener = lambda event: None) -> Run:
+    """Train the experiment to its end, or go on where it was; a finished run is returned as it is.
+
+    Raises ConfigError if the output folder holds another experiment, DataError, ResourceError, TrainingError,
+    Interrupted.
+    """
+    run = Run(experiment.output_path)
+    run.lock()
+    try:
+        if fresh:
+            run.clear()
+        run.refuse_another(experiment)
+        prepared = prepare(experiment, lambda line: listener({"kind": "say", "line": line}))
+        listener({"kind": "prepared", "fresh": prepared.fresh, "path": str(prepared.path), **prepared.counts})
+        shutil.copyfile(prepared.path / "quarantine.jsonl", run.path / "quarantine.jsonl")
+        run.begin(experiment, prepared.fingerprint)
+        if not run.finished:
+            _finish(experiment, prepared, run, _train(experiment, prepared, run, listener))
+    except (Interrupted, KeyboardInterrupt):
+        run.write(state="interrupted")
+        raise
+    except BaseException:
+        if run.info and not run.finished:
+            run.write(state="failed")
+        raise
+    finally:
+        run.unlock()
+    return run
+
+
+def _train(experiment: Experiment, prepared: Prepared, run: Run, listener: Listener) -> dict[str, Any]:
+    if experiment.train.workers:
+        return _on_ray(experiment, prepared, run, listener)
+    device = experiment.train.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("train.device is cuda, but torch finds no GPU here. Leave it at auto, or say cpu")
+    worker = Worker(device=device, threads=experiment.train.threads or os.cpu_count() or 1)
+    return loop.train(experiment, prepared.path, run.path, worker, listener)
+
+
+def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict[str, Any]) -> None:
+    """The best weights as a model directory, with some validation rows and their answers."""
+    best = Checkpoints(str(run.checkpoints)).load(f"{BEST}{progress['best_step']:08d}")
+    if best is None:
+        raise CheckpointError(f"{run.checkpoints}: the best weights, of step {progress['best_step']}, are damaged")
+    trainer = Trainer(experiment, prepared, Worker())
+    trainer.load_weights(best.tensors["model"])
+    trainer.model.eval()
+    precision = experiment.train.precision
+    if precision == "auto":
+        precision = run.info["decisions"]["precision"]
+    info = {
+        "experiment": experiment.model_dump(mode="json"),
+        "metrics": best.state["metrics"],
+        "fingerprint": prepared.fingerprint,
+        "precision": precision,
+        "versions": versions(),
+    }
+    split = "valid" if prepared.size("valid") else "train"
+    golden = [prepared.rows(split)[i] for i in range(min(GOLDEN, prepared.size(split)))]
+    Predictor(experiment.task, trainer.model, trainer.processor, info, precision=precision).save(run.model, golden)
+    run.write(state="finished", progress=progress, metrics=best.state["metrics"], precision=precision)
+
+
+def versions() -> dict[str, str]:
+    """Of everything that could explain another result."""
+    names = ("bigmodel", "torch", "transformers", "tokenizers", "ray", "numpy")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+
+
+# ---- Ray Train
+
+
+def _on_ray(experiment: Experiment, prepared: Prepared, run: Run, listener: Listener) -> dict[str, Any]:
+    """N workers of Ray Train, on a Ray of our own or the one RAY_ADDRESS names; started anew from the last checkpoint
+    when one is lost, `train.retries` times."""
+    import ray
+
+    listener({"kind": "say", "line": "starting Ray"})
+    ours = cluster.connect()
+    try:
+        scaling = _scaling(experiment, ray.cluster_resources())
+        with Tail(run.events, listener):
+            return _trainer_result(experiment, prepared, run, scaling)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _scaling(experiment: Experiment, available: dict[str, float]) -> dict[str, Any]:
+    """What each worker gets; ResourceError if the cluster has not so much, before anything waits for it."""
+    train = experiment.train
+    cpus, gpus = available.get("CPU", 0), available.get("GPU", 0)
+    use_gpu = train.device == "cuda" or (train.device == "auto" and gpus >= train.workers)
+    if use_gpu and gpus < train.workers:
+        raise ResourceError(f"train.workers is {train.workers} with a GPU each; the cluster has {gpus:g} GPUs")
+    threads = train.threads or max(1, int(cpus // train.workers))
+    if cpus < train.workers * threads:
+        each = f", of {threads} threads each" if threads > 1 else ""
+        raise ResourceError(
+            f"train.workers is {train.workers}{each}; the cluster has {cpus:g} CPUs. "
+            f"Ask for at most {int(cpus // threads)} workers, or add nodes"
+        )
+    return {"threads": threads, "use_gpu": use_gpu, "resources_per_worker": {"CPU": threads} | ({"GPU": 1} if use_gpu else {})}
+
+
+def _trainer_result(experiment: Experiment, prepared: Prepared, run: Run, scaling: dict[str, Any]) -> dict[str, Any]:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    train, threads = experiment.train, scaling.pop("threads")
+    config = {
+        "experiment": experiment.model_dump(mode="json"),
+        "prepared": str(prepared.path),
+        "run": str(run.path),
+        "threads": threads,
+    }
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config=config,
+        torch_config=TorchConfig(timeout_s=train.timeout),
+        scaling_config=ScalingConfig(num_workers=train.workers, **scaling),
+        run_config=RunConfig(
+            name=f"{run.path.name}-{time.time_ns()}",  # ours are the checkpoints: Ray has nothing to resume
+            storage_path=str(run.path / "ray"),
+            failure_config=FailureConfig(max_failures=train.retries, controller_failure_limit=train.retries),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    try:
+        result: dict[str, Any] = trainer.fit().return_value
+    except ray.train.TrainingFailedError as e:
+        raise WorkerError(f"training failed {train.retries + 1} times; the last checkpoint stays. {_cause(e)}") from e
+    finally:
+        shutil.rmtree(run.path / "ray", ignore_errors=True)
+    if "error" in result:
+        raise TrainingError(result["error"])
+    return result
+
+
+def _work(config: dict[str, Any]) -> dict[str, Any]:
+    """What runs in each worker. A loss that is not a number would be so again: it is an answer, not a failure."""
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    device = str(ray.train.torch.get_device())
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device, config["threads"])
+    experiment = Experiment.model_validate(config["experiment"])
+    try:
+        return loop.train(experiment, Path(config["prepared"]), Path(config["run"]), worker, lambda event: None)
+    except TrainingError as e:
+        return {"error": str(e)}
+
+
+def _cause(error: Exception) -> str:
+    failures = getattr(error, "worker_failures", None) or {}
+    return " ".join(f"Worker {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items()) or str(error)
+
+
+class Tail:
+    """Reads events.jsonl as the first worker writes it, for the listener in this process."""
+
+    def __init__(self, path: Path, listener: Listener) -> None:
+        self._path, self._listener = path, listener
+        self._position = path.stat().st_size if path.exists() else 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> Tail:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(0.2):
+            self._read()
+        self._read()
+
+    def _read(self) -> None:
+        if not self._path.exists():
+            return
+        with open(self._path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(min(self._position, size))  # a continued run cuts the file back
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._listener(json.loads(line))
+            self._position = file.tell()

@@ -1,0 +1,410 @@
+"""The step loop of one worker: order -> collate -> loss -> optimiser step. Knows torch, not Ray.
+
+Every step is a function of (experiment, step, weights): the samples come from the stateless order, their augmentation
+from (seed, epoch, sample), dropout from (seed, step, worker). So a run continued from a checkpoint takes the very steps
+it would have taken, and one worker of Ray Train takes those of this process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bigmodel import models, optim, tasks
+from bigmodel.data.order import Order, generator, shard
+from bigmodel.data.prepare import Prepared, open_prepared
+from bigmodel.errors import BigmodelError
+from bigmodel.experiment import Experiment
+from bigmodel.models.init import initialize
+from bigmodel.predictor import Predictor, autocast
+from bigmodel.tasks.base import Sample
+from bigmodel.training import precision
+from bigmodel.training.checkpoint import Checkpoints
+from bigmodel.training.events import Events, Listener
+from bigmodel.training.run import Run
+
+STEP, BEST = "step-", "best-"
+FLUSH = 10  # steps between looks at the loss, so that a GPU is not waited for at each
+CHECKPOINT_S = 30.0
+
+
+class TrainingError(BigmodelError):
+    """Training cannot go on: the loss is not a number."""
+
+
+class Interrupted(BigmodelError):
+    """Somebody asked the run to stop; its state is saved."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Which of how many workers this is, and what it works with."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass
+class Progress:
+    """What a checkpoint remembers beside tensors."""
+
+    step: int = 0
+    best_value: float | None = None
+    best_step: int | None = None
+    num_worse: int = 0
+    """Validations since the best one."""
+    seconds: float = 0.0
+    """Time spent training, over all continuations."""
+    samples: int = 0
+    events: int = 0
+    """Bytes of events.jsonl."""
+
+
+@dataclass
+class Trainer:
+    """Model, optimiser, data and order of one worker."""
+
+    experiment: Experiment
+    prepared: Prepared
+    worker: Worker
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        experiment, train = self.experiment, self.experiment.train
+        self.task = tasks.get(experiment.task)
+        self.processor = self.prepared.processor()
+        self.samples = self.prepared.samples("train")
+        self.order = Order(self.samples.lengths, train.batch_size, train.bucket, train.seed)
+        self.total_steps = self.order.steps_per_epoch * train.epochs
+        self.warmup = min(experiment.optim.warmup, self.total_steps // 10)
+        torch.manual_seed(train.seed)
+        self.model = models.build(experiment.model, self.prepared.learnt, experiment.task)
+        initialize(self.model, experiment.init, train.seed)
+        self.model.to(self.worker.device).train()
+        self.optimizer = optim.build(experiment.optim, self.model)
+        self.average = [p.detach().clone() for p in self.model.parameters()] if train.average else []
+        self.precision = "fp32"
+        self.augmented = any(experiment.data.augment.model_dump().values())
+
+    def wrap(self) -> None:
+        """Let DDP sum the gradients of several workers while the backward pass runs."""
+        self.wrapped: Any = self.model
+        if self.worker.world > 1:
+            devices = [self.worker.device] if self.worker.device != "cpu" else None
+            self.wrapped = torch.nn.parallel.DistributedDataParallel(self.model, devices, gradient_as_bucket_view=True)
+
+    # ---- one step
+
+    def step(self) -> dict[str, Any]:
+        """One optimiser step. -> what happened, the loss still a tensor."""
+        step, optimizer = self.progress.step, self.optimizer
+        epoch = step // self.order.steps_per_epoch
+        lr = self.experiment.optim.lr * self.factor(step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+
+        ids = self.order.batch(step)
+        batches = [self.batch(piece, epoch) for piece in self.pieces(ids)]
+        share = self.worker.world / self.over_workers(sum(self.task.num_targets(batch) for batch in batches), ids)
+        loss = torch.zeros((), device=self.worker.device)
+        for number, batch in enumerate(batches):
+            torch.manual_seed(self.seed(step, number))
+            with self.no_sync(number < len(batches) - 1), autocast(self.worker.device, self.precision):
+                piece_loss = self.task.loss(self.wrapped, batch, self.experiment) * share
+                piece_loss.backward()
+            loss += piece_loss.detach()
+        if self.experiment.optim.clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.experiment.optim.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.update_average(step)
+
+        self.progress.step += 1
+        self.progress.samples += len(ids)
+        tokens = int(self.order.lengths[ids].sum())
+        padded = sum(batch["input_ids"].numel() for batch in batches) * self.worker.world
+        return {"step": step + 1, "epoch": epoch, "loss": loss, "lr": lr, "samples": len(ids), "tokens": tokens, "padded": padded}
+
+    def pieces(self, ids: Any) -> list[Any]:
+        """This worker's samples, in as many micro-batches as asked for and possible."""
+        mine = shard(ids, self.worker.rank, self.worker.world)
+        count = min(self.experiment.train.accumulate, len(mine))
+        return [mine[start::count] for start in range(count)]
+
+    def batch(self, ids: Any, epoch: int) -> dict[str, Tensor]:
+        samples: list[Sample] = [self.samples[i] for i in ids]
+        if self.augmented:
+            seed = self.experiment.train.seed
+            samples = [
+                self.task.augment(sample, generator(seed, epoch, int(i)), self.experiment, self.processor)
+                for i, sample in zip(ids, samples, strict=True)
+            ]
+        batch: dict[str, Tensor] = self.task.collate(samples, self.processor)
+        if self.worker.device != "cpu":
+            batch = {name: tensor.pin_memory().to(self.worker.device, non_blocking=True) for name, tensor in batch.items()}
+        return batch
+
+    def seed(self, step: int, number: int) -> int:
+        """Of dropout: another one for every step, micro-batch and worker."""
+        return ((self.experiment.train.seed * 1_000_003 + step) * 1_024 + number) * 1_024 + self.worker.rank
+
+    def no_sync(self, unfinished: bool) -> Any:
+        """Gradients of all but the last micro-batch stay with this worker."""
+        return self.wrapped.no_sync() if unfinished and self.worker.world > 1 else nullcontext()
+
+    def over_workers(self, num_targets: int, ids: Any) -> float:
+        """Targets of the global batch: what its loss is averaged over, however it is shared out."""
+        if self.worker.world == 1:
+            return num_targets
+        total = torch.tensor(float(num_targets), device=self.worker.device)
+        dist.all_reduce(total)
+        return total.item()
+
+    def factor(self, step: int) -> float:
+        return optim.factor(step, self.total_steps, self.warmup, self.experiment.optim.schedule)
+
+    @torch.no_grad()
+    def update_average(self, step: int) -> None:
+        """Exponential moving average of the weights; it starts fast, as the first weights are far off."""
+        if self.average:
+            decay = min(self.experiment.train.average, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.average, list(self.model.parameters()), 1 - decay)
+
+    # ---- validation
+
+    def validate(self, rows: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> dict[str, float]:
+        """Metrics of the validation rows, the workers each answering their part."""
+        rank, world = self.worker.rank, self.worker.world
+        self.model.eval()
+        with self.averaged():
+            predictor = Predictor(
+                self.experiment.task, self.model, self.processor, {}, self.worker.device, self.precision
+            )
+            answers = predictor.predict_samples([samples[i] for i in range(rank, len(samples), world)])
+        self.model.train()
+        if world > 1:
+            parts: list[Any] = [None] * world
+            dist.all_gather_object(parts, answers)
+            answers = [parts[i % world][i // world] for i in range(len(samples))]
+        return self.task.score(answers, rows)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in place of the current ones."""
+        if not self.average:
+            yield
+            return
+        parameters = [p.data for p in self.model.parameters()]
+        current = [p.clone() for p in parameters]
+        torch._foreach_copy_(parameters, self.average)
+        yield
+        torch._foreach_copy_(parameters, current)
+
+    # ---- saving
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.named_parameters()} | {
+            name: tensor.detach().cpu().contiguous() for name, tensor in self.model.named_buffers() if tensor.numel()
+        }
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        average = {str(i): tensor.cpu() for i, tensor in enumerate(self.average)}
+        return {"model": self.weights(), "optimizer": optim.state_tensors(self.optimizer), "average": average}
+
+    def restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
+        self.load_weights(tensors["model"])
+        optim.load_state_tensors(self.optimizer, tensors["optimizer"])
+        for i, tensor in enumerate(self.average):
+            tensor.copy_(tensors["average"][str(i)])
+
+    @torch.no_grad()
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        for name, tensor in weights.items():
+            own[name].copy_(tensor)
+
+
+class Stop:
+    """Ctrl-C, or SIGTERM, ends the run after the step that is under way; a second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def train(experiment: Experiment, prepared: Path, run_path: Path, worker: Worker, listener: Listener) -> dict[str, Any]:
+    """Train to the end, from the newest checkpoint if there is one. -> the progress, as in a checkpoint.
+
+    Every worker calls it; the first one writes. Leaves the best weights in checkpoints/best-*. TrainingError if the
+    loss is not a number, Interrupted (state saved) on a signal.
+    """
+    torch.set_num_threads(worker.threads)
+    trainer = Trainer(experiment, open_prepared(prepared), worker)
+    first = worker.rank == 0
+    checkpoints = Checkpoints(str(run_path / "checkpoints"))
+    run = Run(run_path)
+    events = Events(run_path / "events.jsonl" if first else Path(os.devnull), listener)
+    if not first:
+        checkpoints.save = lambda *_: None  # type: ignore[method-assign]
+    with Stop() as stop:
+        _resume(trainer, checkpoints, events)
+        _decide_precision(trainer, run, events, first)
+        trainer.wrap()
+        _steps(trainer, checkpoints, events, stop)
+    events.write("end", step=trainer.progress.step, seconds=trainer.progress.seconds)
+    events.close()
+    return vars(trainer.progress)
+
+
+def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events) -> None:
+    """Take up the newest whole checkpoint, and cut the events back to it."""
+    found, damaged = checkpoints.latest(STEP)
+    if found is not None:
+        trainer.restore(found.tensors)
+        trainer.progress = Progress(**found.state)
+    events.start(trainer.progress.events)
+    for name in damaged:
+        events.write("damaged_checkpoint", name=name, used=found.name if found else None)
+    sizes = {"train": len(trainer.samples), "valid": trainer.prepared.size("valid")}
+    events.write(
+        "start",
+        step=trainer.progress.step,
+        total_steps=trainer.total_steps,
+        steps_per_epoch=trainer.order.steps_per_epoch,
+        samples=sizes,
+        parameters=trainer.model.num_parameters(),
+        device=trainer.worker.device,
+        workers=trainer.worker.world,
+        threads=trainer.worker.threads,
+    )
+
+
+def _decide_precision(trainer: Trainer, run: Run, events: Events, first: bool) -> None:
+    """As asked; for `auto` as decided before, else as measured now by the first worker, which writes it down."""
+    asked = trainer.experiment.train.precision
+    decided = run.info.get("decisions", {}).get("precision") if asked == "auto" else asked
+    if decided is None:
+        batch = trainer.batch(trainer.pieces(trainer.order.batch(0))[0], 0)
+        decided, seconds = precision.choose(
+            trainer.model, trainer.worker.device, lambda: trainer.task.loss(trainer.model, batch, trainer.experiment)
+        )
+        if trainer.worker.world > 1:
+            choice = [decided]
+            dist.broadcast_object_list(choice)
+            decided = choice[0]
+        if first:
+            run.write(decisions=run.info.get("decisions", {}) | {"precision": decided})
+            events.write("decision", what="precision", choice=decided, seconds=seconds)
+    trainer.precision = decided
+
+
+def _steps(trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Stop) -> None:
+    train, progress = trainer.experiment.train, trainer.progress
+    rows, samples = trainer.prepared.rows("valid")[:], trainer.prepared.samples("valid")
+    validate_every = train.validate_every or trainer.order.steps_per_epoch
+    pending: list[dict[str, Any]] = []
+    last_flush = last_save = time.perf_counter()
+
+    def flush() -> None:
+        nonlocal last_flush, pending
+        now = time.perf_counter()
+        progress.seconds += now - last_flush
+        _write_steps(trainer, events, pending, now - last_flush)
+        pending, last_flush = [], now
+
+    def save() -> None:
+        nonlocal last_save
+        progress.events = events.position
+        checkpoints.save(f"{STEP}{progress.step:08d}", trainer.tensors(), vars(progress))
+        checkpoints.prune(STEP, train.keep)
+        last_save = time.perf_counter()
+
+    if train.early_stopping and progress.num_worse >= train.early_stopping:
+        return  # it had ended
+    while progress.step < trainer.total_steps:
+        pending.append(trainer.step())
+        validate = progress.step % validate_every == 0 or progress.step == trainer.total_steps
+        if validate or stop.asked or len(pending) == FLUSH or progress.step == 1:
+            flush()
+        if validate:
+            _validate(trainer, checkpoints, events, rows, samples)
+        due = progress.step % train.checkpoint_every == 0 if train.checkpoint_every else _older(last_save, CHECKPOINT_S)
+        if validate or due or stop.asked:
+            flush()
+            save()
+            last_flush = time.perf_counter()  # validation and saving are not training
+        if stop.asked:
+            events.flush()
+            raise Interrupted(f"stopped after step {progress.step} of {trainer.total_steps}; the state is saved")
+        if train.early_stopping and progress.num_worse >= train.early_stopping:
+            events.write("early_stop", step=progress.step, best_step=progress.best_step)
+            break
+
+
+def _older(moment: float, seconds: float) -> bool:
+    return time.perf_counter() - moment >= seconds
+
+
+def _write_steps(trainer: Trainer, events: Events, pending: list[dict[str, Any]], seconds: float) -> None:
+    """The lines of the last steps. Only here is a GPU waited for."""
+    if not pending:
+        return
+    losses = torch.stack([happened["loss"] for happened in pending])
+    if trainer.worker.world > 1:
+        dist.all_reduce(losses)
+        losses /= trainer.worker.world
+    rate = sum(happened["samples"] for happened in pending) / max(seconds, 1e-9)
+    for happened, loss in zip(pending, losses.tolist(), strict=True):
+        events.write("step", **happened | {"loss": loss}, samples_per_s=round(rate, 1))
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            raise TrainingError(
+                f"the loss is {loss} at step {happened['step']} (learning rate {happened['lr']:g}). Lower optim.lr, "
+                "set optim.clip, or train.precision=fp32, and start over with --fresh"
+            )
+
+
+def _validate(trainer: Trainer, checkpoints: Checkpoints, events: Events, rows: Any, samples: Any) -> None:
+    """Score the validation rows; the best weights so far are kept. Without such rows the last weights are."""
+    progress, goal = trainer.progress, trainer.task.goal
+    start = time.perf_counter()
+    metrics = trainer.validate(rows, samples) if rows else {}
+    value = metrics.get(goal.metric)
+    better = value is None or goal.better(value, progress.best_value)
+    if better:
+        progress.best_value, progress.best_step, progress.num_worse = value, progress.step, 0
+        with trainer.averaged():
+            checkpoints.save(f"{BEST}{progress.step:08d}", {"model": trainer.weights()}, {"metrics": metrics})
+        checkpoints.prune(BEST, 1)
+    else:
+        progress.num_worse += 1
+    if metrics:
+        seconds = round(time.perf_counter() - start, 3)
+        events.write("validation", step=progress.step, **metrics, best=better, seconds=seconds)

@@ -1,0 +1,36 @@
+"""precision: auto. bf16 pays where the processor has instructions for it and the model is not too small: so it is timed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+REPEATS = 3
+GAIN = 1.1  # bf16 must be a tenth faster: it costs digits
+
+
+def choose(model: torch.nn.Module, device: str, loss: Callable[[], Any]) -> tuple[str, dict[str, float]]:
+    """Time forward and backward of one batch in fp32 and bf16, in turn. -> choice, median seconds of each.
+
+    Leaves the weights as they are; gradients are cleared and the random state is set anew by every step.
+    """
+    from bigmodel.predictor import autocast
+
+    times: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    for repeat in range(1 + REPEATS):
+        for precision, taken in times.items():
+            start = time.perf_counter()
+            with autocast(device, precision):
+                value = loss()
+            value.backward()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if repeat:  # the first is a warm-up
+                taken.append(time.perf_counter() - start)
+            model.zero_grad(set_to_none=True)
+    medians = {precision: statistics.median(taken) for precision, taken in times.items()}
+    return ("bf16" if medians["fp32"] >= GAIN * medians["bf16"] else "fp32"), medians

@@ -1,0 +1,113 @@
+"""A run is a folder: what was asked, how far it is, what happened, what came out.
+
+    experiment.yaml   the experiment as it was started         events.jsonl   a line a step, validation, decision
+    run.json          state, decisions, versions, times        checkpoints/   to continue from
+    model/            the best model, for everyone             report.json    its test
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from bigmodel.errors import ConfigError, ResourceError
+from bigmodel.experiment import Experiment, differences
+
+# What may change between a run and its continuation: who does the work, not what the work is.
+EXECUTION = {"output": True, "train": {"workers", "retries", "timeout", "keep", "checkpoint_every"}, "data": {"cache", "distributed"}}
+
+
+class Run:
+    """The folder of one experiment. `info` is run.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.info: dict[str, Any] = self._read()
+        self._lock: IO[str] | None = None
+
+    def _read(self) -> dict[str, Any]:
+        file = self.path / "run.json"
+        info: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        return info
+
+    model = property(lambda self: self.path / "model")
+    events = property(lambda self: self.path / "events.jsonl")
+    report = property(lambda self: self.path / "report.json")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+
+    @property
+    def finished(self) -> bool:
+        return self.info.get("state") == "finished"
+
+    def lock(self) -> None:
+        """One process trains in a folder at a time; the lock goes when the process goes, however it goes."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "w")
+        except OSError as e:
+            raise ResourceError(f"{self.path}: the output folder cannot be written: {e.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ResourceError(f"{self.path}: another process is training here. Wait for it, or name another output=") from None
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def refuse_another(self, experiment: Experiment) -> None:
+        """ConfigError if the folder holds a run of another experiment."""
+        file = self.path / "experiment.yaml"
+        if not file.exists():
+            return
+        stored = Experiment.model_validate(yaml.safe_load(file.read_text("utf-8")))
+        self._refuse(differences(_what(stored), _what(experiment)))
+
+    def begin(self, experiment: Experiment, fingerprint: str) -> None:
+        """Start, or go on: ConfigError if the run in the folder was started with other data."""
+        if self.info.get("fingerprint", fingerprint) != fingerprint:
+            self._refuse(["the content of the data files"])
+        if not self.info:
+            (self.path / "experiment.yaml").write_text(experiment.to_yaml(), "utf-8")
+            self.info = {"fingerprint": fingerprint, "started": _now(), "decisions": {}}
+        if not self.finished:
+            self.write(state="running")
+
+    def _refuse(self, changed: list[str]) -> None:
+        if changed:
+            lines = "\n".join(f"  {line}" for line in changed)
+            raise ConfigError(
+                f"{self.path} holds a {self.info.get('state', 'started')} run of another experiment. What differs:\n"
+                f"{lines}\nName another output=, or start over with --fresh, which deletes it."
+            )
+
+    def clear(self) -> None:
+        """Delete what the run made; the lock stays."""
+        for name in ("checkpoints", "model"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in ("run.json", "experiment.yaml", "events.jsonl", "report.json"):
+            (self.path / name).unlink(missing_ok=True)
+        self.info = {}
+
+    def write(self, **changes: Any) -> None:
+        """Change run.json as a whole or not at all; a worker may have written in the meantime."""
+        self.info |= self._read() | changes | {"written": _now()}
+        part = self.path / f"run.json.{os.getpid()}"
+        part.write_text(json.dumps(self.info, indent=2, ensure_ascii=False), "utf-8")
+        os.replace(part, self.path / "run.json")
+
+
+def _what(experiment: Experiment) -> dict[str, Any]:
+    return experiment.model_dump(mode="json", exclude=EXECUTION)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
