@@ -21,20 +21,16 @@ import torch
 
 from bigmodel import cluster
 from bigmodel.data.prepare import Prepared, prepare
-from bigmodel.errors import BigmodelError, CheckpointError, ResourceError
+from bigmodel.errors import CheckpointError, Interrupted, ResourceError, TrainingError
 from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.training import loop
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import Listener
-from bigmodel.training.loop import BEST, Interrupted, Trainer, TrainingError, Worker
+from bigmodel.training.loop import BEST, Trainer, Worker
 from bigmodel.training.run import Run
 
 GOLDEN = 8  # validation rows stored with their answers in the model directory
-
-
-class WorkerError(BigmodelError):
-    """Workers of Ray Train were lost more often than `train.retries` allows."""
 
 
 def fit(experiment: Experiment, fresh: bool = False, listener: Listener = lambda event: None) -> Run:
@@ -172,7 +168,7 @@ def _trainer_result(experiment: Experiment, prepared: Prepared, run: Run, scalin
     try:
         result: dict[str, Any] = trainer.fit().return_value
     except ray.train.TrainingFailedError as e:
-        raise WorkerError(f"training failed {train.retries + 1} times; the last checkpoint stays. {_cause(e)}") from e
+        raise TrainingError(f"training failed {train.retries + 1} times; the last checkpoint stays. {_cause(e)}") from e
     finally:
         shutil.rmtree(run.path / "ray", ignore_errors=True)
     if "error" in result:

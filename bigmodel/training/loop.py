@@ -24,7 +24,7 @@ from torch import Tensor
 from bigmodel import models, optim, tasks
 from bigmodel.data.order import Order, generator, shard
 from bigmodel.data.prepare import Prepared, open_prepared
-from bigmodel.errors import BigmodelError
+from bigmodel.errors import Interrupted, TrainingError
 from bigmodel.experiment import Experiment
 from bigmodel.models.init import initialize
 from bigmodel.predictor import Predictor, autocast
@@ -37,14 +37,6 @@ from bigmodel.training.run import Run
 STEP, BEST = "step-", "best-"
 FLUSH = 10  # steps between looks at the loss, so that a GPU is not waited for at each
 CHECKPOINT_S = 30.0
-
-
-class TrainingError(BigmodelError):
-    """Training cannot go on: the loss is not a number."""
-
-
-class Interrupted(BigmodelError):
-    """Somebody asked the run to stop; its state is saved."""
 
 
 @dataclass(frozen=True)

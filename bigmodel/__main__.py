@@ -1,0 +1,123 @@
+"""The `bigmodel` command: parse, call, print. Each verb imports what it needs, so that --help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(
+    help="From a file of data to a trained, tested model behind one autoscaled HTTP endpoint.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelDir = Annotated[Path, typer.Argument(help="A model directory: runs/NAME/model, or any of Hugging Face.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16, or auto: the one the model was scored in.")]
+
+
+@app.command()
+def train(
+    experiment: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="section.key=value, such as optim.lr=2e-3")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete what the output folder holds.")] = False,
+) -> None:
+    """Train the model of an experiment file, or go on where it was; then test it."""
+    from bigmodel import pipeline
+
+    pipeline.train(experiment, overrides or [], fresh)
+
+
+@app.command()
+def evaluate(
+    model: ModelDir,
+    files: Annotated[list[str], typer.Argument(help="Files with labels, in the format the model was trained from.")],
+    output: Annotated[Optional[Path], typer.Option(help="Write the report here as JSON.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Test a model on files of labelled rows."""
+    from bigmodel import pipeline
+
+    pipeline.evaluate(model, files, output, device, precision)
+
+
+@app.command()
+def predict(
+    model: ModelDir,
+    files: Annotated[Optional[list[str]], typer.Argument(help="Files of rows; none with --text.")] = None,
+    output: Annotated[Optional[Path], typer.Option(help="Write the answers here, JSON Lines; else they are printed.")] = None,
+    text: Annotated[Optional[list[str]], typer.Option(help="Answer this text; may be given again.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show which tokens decided.")] = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Answer the rows of files, or single texts."""
+    from bigmodel import pipeline
+
+    pipeline.predict(model, files or [], output, text or [], explain, device, precision)
+
+
+@app.command()
+def serve(
+    model: ModelDir,
+    port: Annotated[int, typer.Option(help="The one entry port.")] = 8000,
+    host: Annotated[str, typer.Option(help="Where to listen; this machine alone by default.")] = "127.0.0.1",
+    name: Annotated[Optional[str], typer.Option(help="The word in /models/NAME/predict; else the run's folder.")] = None,
+    min_replicas: Annotated[int, typer.Option(help="Replicas that always run.")] = 1,
+    max_replicas: Annotated[int, typer.Option(help="Replicas at most, as requests come.")] = 1,
+    num_cpus: Annotated[float, typer.Option(help="CPUs of each replica.")] = 1,
+    num_gpus: Annotated[float, typer.Option(help="GPUs of each replica.")] = 0,
+    precision: Precision = "auto",
+) -> None:
+    """Serve a model over HTTP until Ctrl-C, on a Ray of its own or the one RAY_ADDRESS names."""
+    from serve_app.start import serve as run
+
+    run(
+        model,
+        host=host,
+        port=port,
+        name=name,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        precision=precision,
+    )
+
+
+@app.command()
+def demo(
+    output: Annotated[str, typer.Option(help="Folder of the demonstration's run.")] = "runs/demo",
+    port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 0,
+) -> None:
+    """Walk the whole path on reviews that a small grammar writes: train, test, serve, ask."""
+    from bigmodel import demonstration
+
+    demonstration.walk(output, port)
+
+
+def main() -> None:
+    """Run the command. A mistake of the user is one message and exit code 2; an interrupted run leaves with 130."""
+    from bigmodel.errors import BigmodelError, Interrupted
+
+    try:
+        app(prog_name="bigmodel")
+    except Interrupted as e:
+        print(f"bigmodel: {e}", file=sys.stderr)
+        sys.exit(130)
+    except BigmodelError as e:
+        print(f"bigmodel: {e}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("bigmodel: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Ray's surroundings: the environment it reads, the token it wants, and whether to start one or join one.
+
+Everything here that Ray reads must stand before Ray is imported. Ray's defaults are half-way to token authentication
+(on for a Ray that `ray.init` starts, off for one that `ray start` starts without a token), so it is said explicitly.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from bigmodel.errors import ResourceError
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a worker stays where the experiment's relative paths start
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon a lost worker, and the end, is noticed
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def connect(num_cpus: int | None = None) -> bool:
+    """Join the Ray that RAY_ADDRESS names, or that this process is connected to; else start one. -> it is ours to stop."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS")
+    secure_token()
+    import ray
+
+    if ray.is_initialized():
+        return False
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else num_cpus,
+            include_dashboard=None if address else False,
+            logging_level="ERROR",
+            log_to_driver=False,
+        )
+    except (ConnectionError, RuntimeError) as e:
+        where = f"the Ray at RAY_ADDRESS={address}" if address else "a Ray on this machine"
+        raise ResourceError(f"{where} cannot be reached: {str(e).splitlines()[0]}") from None
+    return not address
+
+
+def secure_token() -> None:
+    """Token authentication on, with a token that only its owner can read (Ray itself writes it with mode 0644)."""
+    if os.environ.get("RAY_AUTH_MODE"):
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    if stat.S_IMODE(path.stat().st_mode) & 0o077 and path.stat().st_uid == os.getuid():
+        path.chmod(0o600)

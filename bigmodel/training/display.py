@@ -1,0 +1,102 @@
+"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere. Fed with events, knows nothing else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from bigmodel.training.events import Event
+
+LINE_S = 5.0  # between two plain lines of progress
+
+
+class Display:
+    """Call it with every event, inside `with`."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._total = 0
+        self._last_line = 0.0
+        self._started_at = 0
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        show = getattr(self, f"_show_{event['kind']}", None)
+        if show is not None:
+            show(event)
+
+    def _say(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(line, highlight=False, markup=False)
+        else:
+            print(line, flush=True)
+
+    def _show_say(self, event: Event) -> None:
+        self._say(event["line"])
+
+    def _show_prepared(self, event: Event) -> None:
+        splits = ", ".join(f"{split} {count:,}" for split, count in event["splits"].items())
+        source = "prepared" if event["fresh"] else "found prepared"
+        notes = [f"{event[name]:,} {name.replace('_', ' ')}" for name in ("refused", "duplicates", "conflicting_labels") if event[name]]
+        if event["also_in_training"]:
+            notes.append(f"{event['also_in_training']:,} held-out rows also stand in the training rows")
+        self._say(f"data {source}: {splits}" + (f" ({'; '.join(notes)})" if notes else ""))
+
+    def _show_start(self, event: Event) -> None:
+        self._total, self._started_at, self._began = event["total_steps"], event["step"], time.monotonic()
+        if event["step"]:
+            self._say(f"continuing from the checkpoint of step {event['step']:,} of {event['total_steps']:,}")
+        workers = "in this process" if event["workers"] == 1 else f"on {event['workers']} workers"
+        threads = f"{event['threads']} thread" + ("s" if event["threads"] > 1 else "")
+        self._say(
+            f"training {event['parameters']:,} parameters for {event['total_steps']:,} steps {workers} "
+            f"({event['device']}, {threads})"
+        )
+        if sys.stdout.isatty() and self._bar is None:
+            self._open_bar(event)
+
+    def _open_bar(self, event: Event) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        self._bar = Progress(*columns)
+        self._task = self._bar.add_task("", total=event["total_steps"], completed=event["step"])
+        self._bar.start()
+
+    def _show_damaged_checkpoint(self, event: Event) -> None:
+        self._say(f"checkpoint {event['name']} is damaged; going on from {event['used'] or 'the start'}")
+
+    def _show_decision(self, event: Event) -> None:
+        times = ", ".join(f"{name} {seconds * 1000:.1f} ms" for name, seconds in event["seconds"].items())
+        self._say(f"{event['what']}: {event['choice']} (one batch takes {times})")
+
+    def _show_step(self, event: Event) -> None:
+        text = f"loss {event['loss']:.4f}  lr {event['lr']:.2e}  {event['samples_per_s']:,.0f} samples/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=event["step"], description=text)
+        elif event["step"] == self._started_at + 1 or time.monotonic() - self._last_line >= LINE_S:
+            self._last_line = time.monotonic()
+            self._say(f"step {event['step']:,}/{self._total:,}  {text}{self._time_left(event['step'])}")
+
+    def _time_left(self, step: int) -> str:
+        done = step - self._started_at
+        seconds = (time.monotonic() - self._began) / done * (self._total - step) if done > 1 else 0
+        return f"  {seconds // 60:.0f}:{seconds % 60:02.0f} left" if seconds else ""
+
+    def _show_validation(self, event: Event) -> None:
+        hidden = ("kind", "step", "best", "seconds")
+        metrics = "  ".join(f"{name} {value:.4f}" for name, value in event.items() if name not in hidden)
+        self._say(f"step {event['step']:,} validation: {metrics}" + ("  (best so far)" if event["best"] else ""))
+
+    def _show_early_stop(self, event: Event) -> None:
+        self._say(f"no improvement since step {event['best_step']:,}: training ends at step {event['step']:,}")
