@@ -2,8 +2,8 @@
 
 Only processes that were started here are ever ended. `ray start --block` stays the parent of its node, so the processes
 of a cluster are the descendants of those parents, and those that an ending parent has left behind carry the cluster's
-own mark in their environment. If the tests themselves are killed, the kernel ends those parents (`setpriv --pdeathsig`),
-and they their nodes.
+own mark in their environment. If the tests themselves are killed, the kernel ends those parents (`setpriv
+--pdeathsig`), and they their nodes.
 """
 
 from __future__ import annotations
