@@ -1,134 +1,184 @@
-"""Gradient descent and Adam, and how the learning rate moves. Imports torch alone.
+"""Gradient descent and Adam on torch's fused kernels, and learning-rate schedules as functions of the step.
 
-    build(config, model)            the optimiser of an experiment's `optim:` section
-    factor(step, total, ...)        the learning rate of a step, as a fraction of the peak: a pure function, no object
-    state_tensors / load_...        the optimiser's state as named tensors, for a checkpoint without pickle
+p parameter, g gradient, m and v first and second moment, b momentum, t step from 1.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.adam import adam
+from torch.optim.optimizer import ParamsT
+
+FOREVER = 2.0**40
+"""Adam's corrections 1 - beta^t are exactly 1 at this step, so the same kernel computes the form without them."""
 
 
-class Config(Protocol):
-    """The fields of `bigmodel.experiment.OptimConfig` that are read here."""
+class GD(torch.optim.SGD):
+    r"""b <- momentum b + g;  p <- p - lr b, with `nesterov` p <- p - lr (g + momentum b).
 
-    type: Any
-    lr: float
-    betas: tuple[float, float]
-    eps: float
-    bias_correction: bool
-    weight_decay: float
-    momentum: float
-    nesterov: bool
-
-
-class PlainAdam(Optimizer):
-    r"""Adam without bias correction: m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  p <- p - lr m / (sqrt(v) + eps).
-
-    Kingma & Ba, 2015, https://arxiv.org/abs/1412.6980, algorithm 1 without its two corrections: the first steps are
-    short where b2 > b1^2. `decoupled` takes lr * weight_decay * p from p (Loshchilov & Hutter, 2019,
-    https://arxiv.org/abs/1711.05101); otherwise weight_decay * p is added to g.
+    `weight_decay` adds weight_decay * p to g. Nesterov's momentum as in Sutskever et al., 2013,
+    https://proceedings.mlr.press/v28/sutskever13.
     """
 
     def __init__(
         self,
-        params: Any,
+        params: ParamsT,
+        lr: float = 1e-2,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True)
+
+
+class Adam(Optimizer):
+    r"""m <- b1 m + (1-b1) g;  v <- b2 v + (1-b2) g^2;  p <- p - lr * m_hat / (sqrt(v_hat) + eps).
+
+    Kingma & Ba, 2015, https://arxiv.org/abs/1412.6980, algorithm 1: m_hat = m / (1 - b1^t), v_hat = v / (1 - b2^t).
+    Without `bias_correction` m_hat = m and v_hat = v: the first steps are then larger by (1-b1) / sqrt(1-b2), about 3
+    with the usual betas. `weight_decay` adds weight_decay * p to g.
+    """
+
+    decoupled = False
+
+    def __init__(
+        self,
+        params: ParamsT,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
-        decoupled: bool = False,
+        bias_correction: bool = True,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "decoupled": decoupled})
+        defaults = {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "bias_correction": bias_correction
+        }  # fmt: skip
+        super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        assert closure is None, "the loop computes the loss"
+    def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            if params:
-                self._step(group, params)
+            states = [self.moments(p) for p in params]
+            steps = [state["step"] for state in states]
+            if not group["bias_correction"]:
+                for step in steps:
+                    step.add_(1)
+                steps = [torch.full_like(step, FOREVER) for step in steps]
+            adam(
+                params,
+                [p.grad for p in params],  # type: ignore[misc]
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                steps,
+                fused=True,
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+                decoupled_weight_decay=self.decoupled,
+            )
 
-    def _step(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        lr, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
-        grads: list[Tensor] = [p.grad for p in params]  # type: ignore[misc]
-        for p in params:
-            if not self.state[p]:
-                self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        m = [self.state[p]["exp_avg"] for p in params]
-        v = [self.state[p]["exp_avg_sq"] for p in params]
-        if decay and group["decoupled"]:
-            torch._foreach_mul_(params, 1 - lr * decay)
-        elif decay:
-            grads = list(torch._foreach_add(grads, params, alpha=decay))
-        torch._foreach_lerp_(m, grads, 1 - beta1)
-        torch._foreach_mul_(v, beta2)
-        torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
-        denominators = torch._foreach_sqrt(v)
-        torch._foreach_add_(denominators, group["eps"])
-        torch._foreach_addcdiv_(params, m, denominators, -lr)
+    def moments(self, parameter: Tensor) -> dict[str, Tensor]:
+        """torch's names, so that a state can move between its Adam and ours."""
+        state: dict[str, Tensor] = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        return state
 
 
-def build(config: Config, model: torch.nn.Module) -> Optimizer:
-    """GD, Adam or AdamW over the model's parameters, in torch's fused form where there is one.
+class AdamW(Adam):
+    r"""Adam, and p <- p - lr * weight_decay * p apart from the gradient.
 
-    Weight decay spares vectors: biases, and the gains of normalisation, have no direction to shrink.
+    Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
+
+    decoupled = True
+
+
+class Fields(Protocol):
+    """The experiment's `optim:` section."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def betas(self) -> tuple[float, float]: ...
+    @property
+    def eps(self) -> float: ...
+    @property
+    def bias_correction(self) -> bool: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def nesterov(self) -> bool: ...
+
+
+def build(fields: Fields, model: nn.Module) -> Optimizer:
+    """The optimiser of an experiment. Weight decay applies to matrices, kernels and tables, not to biases and norms.
+
+    Raises ValueError for `nesterov` without `momentum`.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [(name, p) for name, p in named if p.dim() > 1], "weight_decay": fields.weight_decay},
+        {"params": [(name, p) for name, p in named if p.dim() <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if config.type == "gd":
-        nesterov = config.nesterov and config.momentum > 0
-        return torch.optim.SGD(groups, config.lr, config.momentum, nesterov=nesterov, fused=True)
-    if not config.bias_correction:
-        decoupled = config.type == "adamw"
-        return PlainAdam(groups, config.lr, config.betas, config.eps, decoupled=decoupled)
-    adam = torch.optim.AdamW if config.type == "adamw" else torch.optim.Adam
-    return adam(groups, config.lr, config.betas, config.eps, fused=True)
+    if fields.type == "gd":
+        return GD(groups, fields.lr, fields.momentum, nesterov=fields.nesterov)
+    adam_class = {"adam": Adam, "adamw": AdamW}[fields.type]
+    return adam_class(groups, fields.lr, fields.betas, fields.eps, bias_correction=fields.bias_correction)
 
 
 def factor(step: int, total: int, warmup: int, schedule: str) -> float:
-    """Of the peak learning rate at `step` (from 0) of `total`: a line up over `warmup` steps, then as the schedule says.
+    """What the learning rate of `step` (from 0) is multiplied with.
 
-    The cosine is Loshchilov & Hutter, 2017, https://arxiv.org/abs/1608.03983, without restarts; the last step is above 0.
+    It rises in a line over `warmup` steps, 1 being reached in the last of them; then it stays (constant), falls in a
+    line (linear) or along half a cosine (Loshchilov & Hutter, 2017, arXiv:1608.03983), to 0 just after the last of
+    `total` steps.
     """
     if step < warmup:
         return (step + 1) / warmup
-    if schedule == "constant":
-        return 1.0
-    done = (step - warmup) / max(total - warmup, 1)
-    return 1 - done if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    gone = min(1.0, (step - warmup) / max(1, total - warmup))
+    return {"constant": 1.0, "linear": 1.0 - gone, "cosine": (1.0 + math.cos(math.pi * gone)) / 2}[schedule]
 
 
 def state_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """`NUMBER.NAME` -> tensor, for every parameter that has been stepped."""
+    """The state as `parameter/entry` -> tensor, on the CPU; empty before the first step.
+
+    With the parameters and the schedule's step this is everything: a run continues to the last bit.
+    """
     return {
-        f"{i}.{name}": (value if isinstance(value, Tensor) else torch.tensor(float(value))).detach().cpu().contiguous()
-        for i, p in enumerate(_parameters(optimizer))
-        for name, value in optimizer.state.get(p, {}).items()
-        if value is not None
+        f"{name}/{entry}": value.detach().cpu().contiguous()
+        for name, parameter in _named(optimizer)
+        for entry, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
     }
 
 
-def load_state_tensors(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Take up a state exactly, each tensor on its parameter's device; the count of steps stays where torch wants it."""
-    parameters = list(_parameters(optimizer))
-    for key, tensor in tensors.items():
-        number, _, name = key.partition(".")
-        parameter = parameters[int(number)]
-        optimizer.state[parameter][name] = tensor.to(parameter.device, copy=True)
+def load_state_tensors(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `state_tensors` took. KeyError for a parameter that the optimiser does not have."""
+    parameters = dict(_named(optimizer))
+    optimizer.state.clear()
+    for key, value in tensors.items():
+        name, _, entry = key.rpartition("/")
+        optimizer.state[parameters[name]][entry] = value.to(parameters[name].device, copy=True)
 
 
-def _parameters(optimizer: Optimizer) -> Iterable[Tensor]:
+def _named(optimizer: Optimizer) -> Iterable[tuple[str, Any]]:
     for group in optimizer.param_groups:
-        yield from group["params"]
+        yield from zip(group["param_names"], group["params"], strict=True)

@@ -65,6 +65,11 @@ for _model in OURS:
     register(_model)
 
 
+def is_ours(model: Mapping[str, Any]) -> bool:
+    """Whether the section names an architecture of this package, which wants no special tokens around a text."""
+    return model.get("type") in {_config_of(own).model_type for own in OURS}
+
+
 def build(model: Mapping[str, Any], learnt: Mapping[str, Any], task: str) -> PreTrainedModel:
     """The model that an experiment's section and the training data describe, in fp32 on the CPU.
 

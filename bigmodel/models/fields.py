@@ -46,7 +46,6 @@ def value_problem(config_class: type[PreTrainedConfig], key: str, value: Any) ->
     except (TypeError, ValueError):
         annotation = {field.name: field.type for field in dataclasses.fields(config_class)}[name]
         hint = suggest(value, map(str, get_args(annotation))) if get_origin(annotation) is Literal else ""
-        hint = hint and "." + hint
         return f"model.{key} is {value!r}, but must be {describe(annotation)}{hint and '.' + hint}"
     numbers = [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, (int, float))]
     if name in POSITIVE and any(number < 1 for number in numbers):
