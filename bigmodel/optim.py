@@ -60,7 +60,7 @@ class Adam(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             states = [self.moments(p) for p in params]
@@ -71,7 +71,7 @@ class Adam(Optimizer):
                 steps = [torch.full_like(step, FOREVER) for step in steps]
             adam(
                 params,
-                [p.grad for p in params],  # type: ignore[misc]
+                [p.grad for p in params],
                 [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states],
                 [],
