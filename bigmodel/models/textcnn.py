@@ -54,7 +54,8 @@ class TextCNNForSequenceClassification(PreTrainedModel):
     """Convolutions over token vectors, their maxima over the text, dropout, linear head (Kim, 2014, arXiv:1408.5882).
 
     A window may reach over either end of the text and sees zeros there ("wide" convolution), so a text shorter than the
-    widest kernel has windows too. A window without a real token does not count: padding cannot change an answer.
+    widest kernel has windows too. The window of zeros alone counts for every text, as one over padding would: padding
+    cannot change an answer.
 
     With `ngram_orders` the mean vector of the text's n-grams stands beside the maxima (fastText: Joulin et al., 2016,
     arXiv:1607.01759). The n-grams are hashed here, from input_ids: the model directory needs nothing else.
@@ -71,8 +72,8 @@ class TextCNNForSequenceClassification(PreTrainedModel):
             nn.Conv1d(config.embedding_size, config.num_filters, size, padding=size - 1) for size in config.kernel_sizes
         )
         bag = config.ngram_size if config.ngram_orders else 0
-        # row 0 is no n-gram
-        self.ngrams = nn.EmbeddingBag(config.ngram_buckets + 1, bag, mode="mean", padding_idx=0) if bag else None
+        # not an EmbeddingBag: its backward pass on a CPU takes twice as long
+        self.ngrams = nn.Embedding(config.ngram_buckets + 1, bag, padding_idx=0) if bag else None
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.num_filters * len(config.kernel_sizes) + bag, len(config.id2label or {}))
         self.post_init()  # type: ignore[no-untyped-call]
@@ -89,25 +90,33 @@ class TextCNNForSequenceClassification(PreTrainedModel):
         features = []
         if self.convolutions:
             embedded = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-            features += self.maxima(self.embedding_dropout(embedded), real)
+            features += self.maxima(self.embedding_dropout(embedded) * real[..., None])
         if self.ngrams is not None:
-            features.append(
-                self.ngrams(hash_ngrams(input_ids, real, self.config.ngram_orders, self.config.ngram_buckets))
-            )
+            rows = hash_ngrams(input_ids, real, self.config.ngram_orders, self.config.ngram_buckets)
+            share = (rows > 0) / (rows > 0).sum(1, keepdim=True).clamp(min=1)
+            features.append((self.ngrams(rows) * share[..., None]).sum(1))  # (B, D)
         logits = self.classifier(self.dropout(torch.cat(features, dim=-1)))  # (B, K)
         loss = None if labels is None else functional.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
-    def maxima(self, embedded: Tensor, real: Tensor) -> list[Tensor]:
-        """The strongest response of each filter over the windows that hold a real token: (B, F) for each width."""
-        embedded = (embedded * real[..., None]).transpose(1, 2)  # (B, E, T)
-        return [self.maximum(convolution, embedded, real) for convolution in self.convolutions]
+    def maxima(self, embedded: Tensor) -> list[Tensor]:
+        """The strongest response of each filter, (B, F) for each width. embedded (B, T, E) is 0 at padding."""
+        image = embedded.transpose(1, 2).unsqueeze(2)  # (B, E, 1, T), channels last in memory
+        return [strongest(convolution, image) for convolution in self.convolutions]
 
-    def maximum(self, convolution: nn.Module, embedded: Tensor, real: Tensor) -> Tensor:
-        responses = functional.relu(convolution(embedded))  # (B, F, T + size - 1)
-        around = responses.shape[-1] - real.shape[-1]
-        windows = functional.max_pool1d(functional.pad(real.float(), (around, around)), around + 1, stride=1)
-        return (responses * windows[:, None].to(responses.dtype)).amax(-1)  # a response is never below 0
+
+def strongest(convolution: nn.Module, image: Tensor) -> Tensor:
+    """relu and maximum over the windows, and the window of zeros: (B, E, 1, T) -> (B, F).
+
+    As a 2-d convolution of height 1 on channels-last memory it trains up to a quarter faster on a CPU.
+    """
+    assert isinstance(convolution, nn.Conv1d) and convolution.bias is not None
+    kernel = convolution.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # (F, E, 1, size)
+    around = (0, kernel.shape[-1] - 1)
+    responses = functional.conv2d(image, kernel, convolution.bias, padding=around).squeeze(2)  # (B, F, T + size - 1)
+    # the same values; amax is faster forwards, max backwards
+    maximum = responses.max(-1).values if torch.is_grad_enabled() else responses.amax(-1)
+    return functional.relu(torch.maximum(maximum, convolution.bias.to(maximum.dtype)))
 
 
 def hash_ngrams(input_ids: Tensor, real: Tensor, orders: list[int], buckets: int) -> Tensor:
