@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bigmodel.data.sources import Bad, ReadOptions, columns, read
+from bigmodel.data.record import Bad, ReadOptions, excerpt
+from bigmodel.data.sources import columns, read
 from bigmodel.errors import DataError, did_you_mean
 from bigmodel.experiment import DataConfig
 from bigmodel.tasks.base import Refused, Row, Task
@@ -48,6 +49,6 @@ def clean(source: str, task: Task, wanted: Mapping[str, str], options: ReadOptio
             yield Placed(task.clean(record.values, wanted), source, record.line)
         except Refused as refused:
             value = record.values.get(refused.column or "", "")
-            yield Bad(source, record.line, refused.column, refused.reason, f"{value!s:.200}")
+            yield Bad(source, record.line, refused.column, refused.reason, excerpt(str(value)))
         except KeyError as missing:
-            yield Bad(source, record.line, missing.args[0], "the row has no such field", f"{record.values!r:.200}")
+            yield Bad(source, record.line, missing.args[0], "the row has no such field", excerpt(str(record.values)))

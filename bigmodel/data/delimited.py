@@ -1,9 +1,10 @@
 """Rows of CSV and TSV (RFC 4180 and what is met in its place)."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain
+from typing import Any
 
 from bigmodel.data.encoding import UNDECODABLE, Lines
 from bigmodel.data.record import Bad, Record, excerpt
@@ -25,7 +26,8 @@ class Table:
     skip_space: bool = False
     """Quotes stand after a delimiter and a blank: `1, "a, b"`."""
 
-    def fields(self, lines: Iterable[str], strict: bool = True) -> Iterator[list[str]]:
+    def fields(self, lines: Iterable[str], strict: bool = True) -> Any:
+        """The csv module's reader of these lines."""
         return csv.reader(lines, delimiter=self.delimiter, skipinitialspace=self.skip_space, strict=strict)
 
     def row(self, line: int, fields: list[str], raw: str, num_lines: int = 1) -> Record | Bad:
@@ -106,11 +108,11 @@ def _rows(
     """Rows that may span lines; returns how many lines were used: not a row that is still open, unless this is the last."""
     begin = 0
     while begin < len(lines):
-        reader = csv_reader = table.fields(map(lines.__getitem__, range(begin, len(lines))))
+        reader = table.fields(map(lines.__getitem__, range(begin, len(lines))))
         start = begin
         try:
             for fields in reader:
-                end = start + csv_reader.line_num
+                end = start + reader.line_num
                 if end - begin > 1 and _each_is_a_row(table, lines[begin:end]):
                     break
                 if fields:
@@ -120,7 +122,7 @@ def _rows(
                 return begin
             fault = "a quote runs over lines that are rows by themselves"
         except csv.Error as error:
-            end, fault = start + csv_reader.line_num, str(error)
+            end, fault = start + reader.line_num, str(error)
         open_at_end = "unexpected end" in fault
         if open_at_end and not last and sum(map(len, lines[begin:])) < LONGEST_FIELD:
             return begin
@@ -128,3 +130,68 @@ def _rows(
         yield row
         begin += used
     return begin
+
+
+def _each_is_a_row(table: Table, lines: Sequence[str]) -> bool:
+    """Whether lines that a quote holds together look like rows by themselves: then the quote is a stray one.
+
+    Every line but the first has as many fields as the header, without a quote of its own.
+    """
+    rest = [line for line in lines[1:-1] if line.strip("\r\n")]
+    return len(rest) >= 2 and all('"' not in line and line.count(table.delimiter) + 1 == len(table.names) > 1 for line in rest)
+
+
+def _checked(table: Table, line: int, fields: list[str], lines: Sequence[str], damaged: bool) -> Record | Bad:
+    raw = "".join(lines)
+    if damaged and UNDECODABLE.search(raw):
+        return table.bad(line, "bytes that are no text in this encoding", raw)
+    return table.row(line, fields, raw, len(lines))
+
+
+def _repaired(
+    table: Table, lines: Sequence[str], line: int, fault: str, open_at_end: bool
+) -> tuple[Record | Bad, int]:
+    """The row at a broken quote is refused, and reading goes on with the next line: nothing else is swallowed."""
+    reason = f"a quote opens here and is never closed ({len(lines)} lines)" if open_at_end else fault
+    return table.bad(line, reason, lines[0]), 1
+
+
+def _header(table: Table, lines: Sequence[str]) -> tuple[list[str], int]:
+    """Names of the columns, and how many lines they took, blank ones before them included."""
+    reader = table.fields(iter(lines))
+    try:
+        names = next(fields for fields in reader if any(field.strip() for field in fields))
+    except (csv.Error, StopIteration) as error:
+        raise DataError(f"{table.source}:1: the header cannot be read: {error}") from None
+    names = [name.strip() for name in names]
+    where = f"{table.source}:{reader.line_num}"
+    if empty := [i for i, name in enumerate(names, 1) if not name]:
+        names = [name or f"column_{i}" for i, name in enumerate(names, 1)]
+        if len(empty) == len(names):
+            raise DataError(f"{where}: the header has no names")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{where}: the header names {', '.join(map(repr, twice))} more than once")
+    return names, reader.line_num
+
+
+def _delimiter(source: str, asked: str, sample: Sequence[str], columns: Sequence[str] | None) -> str:
+    """As asked; else the candidate that cuts most of the sample into the same number of fields, at least two."""
+    if asked != "auto":
+        if len(asked) != 1:
+            raise DataError(f"{source}: data.delimiter is {asked!r}; for CSV it is one character")
+        return asked
+    best, best_score = ",", 0.0
+    for candidate in CANDIDATES:
+        counts = _num_fields(sample, candidate)
+        wanted = len(columns) if columns else (counts[0] if counts else 1)
+        score = sum(count == wanted for count in counts) / len(counts) if counts and wanted > 1 else 0.0
+        if score > best_score:
+            best, best_score = candidate, score
+    return best
+
+
+def _num_fields(sample: Sequence[str], delimiter: str) -> list[int]:
+    try:
+        return [len(fields) for fields in csv.reader(sample, delimiter=delimiter) if fields]
+    except csv.Error:
+        return []

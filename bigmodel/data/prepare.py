@@ -27,8 +27,9 @@ import pyarrow as pa
 from bigmodel import tasks
 from bigmodel.data import arrow
 from bigmodel.data.clean import clean, read_options
+from bigmodel.data.files import digest, resolve
 from bigmodel.data.quarantine import Quarantine
-from bigmodel.data.sources import Bad, digest, resolve
+from bigmodel.data.record import Bad
 from bigmodel.errors import DataError, ResourceError
 from bigmodel.experiment import Experiment, SplitConfig
 from bigmodel.tasks.base import Row

@@ -39,11 +39,12 @@ def log_losses(scores: Sequence[Mapping[str, float]], wanted: Sequence[str]) -> 
     """-log p of each row's wanted label, in nats: (N,)."""
     _check_rows(scores, wanted)
     p = np.array([score.get(label, 0.0) for score, label in zip(scores, wanted, strict=True)])
-    return -np.log(p.clip(SMALLEST, 1.0))
+    losses: Floats = -np.log(p.clip(SMALLEST, 1.0))
+    return losses
 
 
 def confusion(found: Sequence[str], wanted: Sequence[str], labels: Sequence[str]) -> Counts:
-    """How often each label was wanted (row) and found (column): (K, K). KeyError for a label that is not in `labels`."""
+    """How often each label was wanted (row) and found (column): (K, K). KeyError for a label not in `labels`."""
     _check_rows(found, wanted)
     number = {label: i for i, label in enumerate(labels)}
     assert len(number) == len(labels), "a label stands twice"

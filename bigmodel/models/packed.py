@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -22,25 +23,17 @@ ROUND_TOKENS, ROUND_ROWS = 32, 8
 
 
 @dataclass(frozen=True)
-class Group:
-    """Sequences of similar length, which attention takes together. Rows are positions in the padded order of all groups."""
-
-    rows: slice
-    batch: int
-    longest: int
-    mask: Tensor | None  # (b, 1, 1, T), False marks padding; None where all are equally long
-
-
-@dataclass(frozen=True)
 class Layout:
-    """Where the tokens of a batch are: packed (N,), and padded by group for attention (M,)."""
+    """The tokens of a batch in one row: sequences in ascending length, those of one length in one run."""
 
-    positions: Tensor  # (N,) place of each token in its sequence
-    first: Tensor  # (B,) where each sequence begins
-    padded: Tensor  # (M,) packed index of each padded place; padding points anywhere
-    packed: Tensor  # (N,) padded index of each packed place
-    order: Tensor  # (B,) place of each sequence in the groups' order
-    groups: list[Group]
+    order: Tensor  # (B,) the sequences, shortest first
+    back: Tensor  # (B,) the inverse of order
+    places: Tensor  # (N,) place of each token in its sequence
+    first: Tensor  # (B,) or more: where each sequence begins
+    runs: list[tuple[int, int]]
+    """Sequences in the run, and their length. The last run may be one idle sequence, which nobody asks about."""
+    sizes: list[int]
+    """Tokens of each run."""
 
 
 class PackedBertForSequenceClassification(nn.Module):
@@ -89,16 +82,16 @@ class PackedBertForSequenceClassification(nn.Module):
         attention_mask: Tensor,  # (B, T), 0 marks padding, on the right
     ) -> SequenceClassifierOutput:
         with torch.autocast(input_ids.device.type, enabled=False):
-            lengths = attention_mask.sum(1).tolist()
-            layout = arrange(lengths, rounded=self.dtype == torch.bfloat16)
-            ids = F.pad(input_ids[attention_mask.bool()], (0, len(layout.positions) - sum(lengths)))  # (N,)
-            x = self._normed(F.embedding(ids, self.words) + F.embedding(layout.positions, self.places), self.norm)
+            layout = arrange(attention_mask.sum(1), rounded=self.dtype == torch.bfloat16)
+            ids = input_ids[layout.order][attention_mask[layout.order].bool()]
+            ids = F.pad(ids, (0, len(layout.places) - len(ids)))  # (N,)
+            x = self._normed(F.embedding(ids, self.words) + F.embedding(layout.places, self.places), self.norm)
             for layer in self.layers[:-1]:
                 x = self._after(layer, self._attend(layer, x, layout), x)  # (N, H)
             last = self.layers[-1]
             x = self._after(last, self._attend_first(last, x, layout), x[layout.first])  # (B, H)
             logits = F.linear(torch.tanh(F.linear(x, *self.pooler)), *self.classifier)  # (B, K)
-            return SequenceClassifierOutput(logits=logits[: len(lengths)])  # type: ignore[arg-type]
+            return SequenceClassifierOutput(logits=logits[layout.back])  # type: ignore[arg-type]
 
     def _normed(self, x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
         return F.layer_norm(x, norm[0].shape, norm[0], norm[1], self.eps)
@@ -111,72 +104,40 @@ class PackedBertForSequenceClassification(nn.Module):
 
     def _attend(self, layer: dict[str, tuple[Tensor, Tensor]], x: Tensor, layout: Layout) -> Tensor:
         """(N, H) to (N, H): every token looks at its sequence."""
-        padded = F.linear(x, *layer["query_key_value"])[layout.padded]  # (M, 3H)
+        parts = F.linear(x, *layer["query_key_value"]).split(layout.sizes)
         found = []
-        for group in layout.groups:
-            parts = padded[group.rows].view(group.batch, group.longest, 3, self.heads, -1)
-            query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)  # (b, heads, T, H / heads)
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
-            found.append(attended.transpose(1, 2).reshape(-1, x.shape[-1]))
-        return torch.cat(found)[layout.packed]
+        for part, (count, length) in zip(parts, layout.runs, strict=True):
+            heads = part.view(count, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, b, heads, T, H / heads)
+            attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+            found.append(attended.transpose(1, 2).reshape(part.shape[0], -1))
+        return torch.cat(found)
 
     def _attend_first(self, layer: dict[str, tuple[Tensor, Tensor]], x: Tensor, layout: Layout) -> Tensor:
         """(N, H) to (B, H): the first token of every sequence looks at its sequence."""
-        queries = F.linear(x[layout.first], *layer["query"])[layout.order]  # (B, H), in the groups' order
-        padded = F.linear(x, *layer["key_value"])[layout.padded]  # (M, 2H)
+        queries = F.linear(x[layout.first], *layer["query"])
+        parts = F.linear(x, *layer["key_value"]).split(layout.sizes)
         found, begin = [], 0
-        for group in layout.groups:
-            parts = padded[group.rows].view(group.batch, group.longest, 2, self.heads, -1)
-            key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-            query = queries[begin : begin + group.batch].view(group.batch, self.heads, 1, -1)
-            begin += group.batch
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=group.mask)
-            found.append(attended.reshape(group.batch, -1))
-        back = torch.empty_like(layout.order)
-        back[layout.order] = torch.arange(len(back))
-        return torch.cat([*found, queries[begin:]])[back]
+        for part, (count, length) in zip(parts, layout.runs, strict=True):
+            if begin == len(layout.order):
+                break  # the idle run
+            query = queries[begin : begin + count].view(count, self.heads, 1, -1)
+            heads = part.view(count, length, 2, self.heads, -1).permute(2, 0, 3, 1, 4)  # (2, b, heads, T, H / heads)
+            attended = F.scaled_dot_product_attention(query, heads[0], heads[1])
+            found.append(attended.reshape(count, -1))
+            begin += count
+        return torch.cat([*found, queries[begin:]])
 
 
-def arrange(lengths: Sequence[int], rounded: bool) -> Layout:
-    """Lay out sequences of these lengths. `rounded` adds idle tokens and rows, so that shapes repeat."""
-    begins = [0]
-    for length in lengths:
-        begins.append(begins[-1] + length)
-    idle = -begins[-1] % ROUND_TOKENS if rounded else 0
-    idle_rows = -len(lengths) % ROUND_ROWS if rounded else 0
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    positions = torch.zeros(begins[-1] + idle, dtype=torch.long)
-    packed = torch.zeros(begins[-1] + idle, dtype=torch.long)
-    groups, padded, filled = [], [], 0
-    for members in neighbours(order, lengths):
-        longest = lengths[members[-1]]
-        places = torch.arange(longest)
-        starts = torch.tensor([begins[i] for i in members])
-        sizes = torch.tensor([lengths[i] for i in members])
-        real = places < sizes[:, None]  # (b, T)
-        index = starts[:, None] + places.where(real, torch.zeros_like(places))  # (b, T)
-        rows = slice(filled, filled + index.numel())
-        flat, kept = index.flatten(), real.flatten()
-        positions[flat[kept]] = places.expand_as(real).flatten()[kept]
-        packed[flat[kept]] = torch.arange(rows.start, rows.stop)[kept]
-        mask = None if lengths[members[0]] == longest else real[:, None, None]
-        groups.append(Group(rows, len(members), longest, mask))
-        padded.append(flat)
-        filled = rows.stop
-    first = torch.tensor(begins[:-1] + [0] * idle_rows)
-    extra = list(range(len(lengths), len(lengths) + idle_rows))
-    return Layout(positions, first, torch.cat(padded), packed, torch.tensor(order + extra), groups)
-
-
-def neighbours(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Sequences in ascending length, cut where one would be more than half as long again as its group's first, plus 8."""
-    groups: list[list[int]] = []
-    for i in order:
-        if groups and lengths[i] <= 1.5 * lengths[groups[-1][0]] + 8:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
+def arrange(lengths: Tensor, rounded: bool) -> Layout:
+    """Lay out sequences of these lengths (B,). `rounded` adds idle tokens and rows at the end, so that shapes repeat."""
+    ordered, order = lengths.sort()
+    sizes = ordered.tolist()
+    runs = [(len(list(same)), length) for length, same in groupby(sizes)]
+    if idle := -sum(sizes) % ROUND_TOKENS if rounded else 0:
+        runs.append((1, idle))
+    places = torch.cat([torch.arange(length).repeat(count) for count, length in runs])
+    first = F.pad(ordered.cumsum(0) - ordered, (0, -len(sizes) % ROUND_ROWS if rounded else 0))
+    return Layout(order, order.argsort(), places, first, runs, [count * length for count, length in runs])
 
 
 def pack(model: Any, precision: str = "fp32") -> PackedBertForSequenceClassification | None:
