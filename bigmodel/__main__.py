@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -24,7 +24,7 @@ Precision = Annotated[str, typer.Option(help="fp32, bf16, or auto: the one the m
 @app.command()
 def train(
     experiment: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
-    overrides: Annotated[Optional[list[str]], typer.Argument(help="section.key=value, such as optim.lr=2e-3")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, such as optim.lr=2e-3")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete what the output folder holds.")] = False,
 ) -> None:
     """Train the model of an experiment file, or go on where it was; then test it."""
@@ -37,7 +37,7 @@ def train(
 def evaluate(
     model: ModelDir,
     files: Annotated[list[str], typer.Argument(help="Files with labels, in the format the model was trained from.")],
-    output: Annotated[Optional[Path], typer.Option(help="Write the report here as JSON.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the report here as JSON.")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
@@ -50,9 +50,11 @@ def evaluate(
 @app.command()
 def predict(
     model: ModelDir,
-    files: Annotated[Optional[list[str]], typer.Argument(help="Files of rows; none with --text.")] = None,
-    output: Annotated[Optional[Path], typer.Option(help="Write the answers here, JSON Lines; else they are printed.")] = None,
-    text: Annotated[Optional[list[str]], typer.Option(help="Answer this text; may be given again.")] = None,
+    files: Annotated[list[str] | None, typer.Argument(help="Files of rows; none with --text.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the answers here, JSON Lines; else they are printed.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Answer this text; may be given again.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show which tokens decided.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -68,7 +70,9 @@ def serve(
     model: ModelDir,
     port: Annotated[int, typer.Option(help="The one entry port.")] = 8000,
     host: Annotated[str, typer.Option(help="Where to listen; this machine alone by default.")] = "127.0.0.1",
-    name: Annotated[Optional[str], typer.Option(help="The word in /models/NAME/predict; else the run's folder.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The word in /models/NAME/predict; else the run's folder.")
+    ] = None,
     min_replicas: Annotated[int, typer.Option(help="Replicas that always run.")] = 1,
     max_replicas: Annotated[int, typer.Option(help="Replicas at most, as requests come.")] = 1,
     num_cpus: Annotated[float, typer.Option(help="CPUs of each replica.")] = 1,

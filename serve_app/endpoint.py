@@ -76,7 +76,9 @@ class Endpoint:
             return JSON, await self._predict_texts(scope, receive)
         reply = self._pages.get(path)
         if reply is None:
-            raise Refusal(404, "no_such_path", f"There is nothing at {path[:200]}. Ask POST {self._predict}, GET /docs.")
+            raise Refusal(
+                404, "no_such_path", f"There is nothing at {path[:200]}. Ask POST {self._predict}, GET /docs."
+            )
         if method not in ("GET", "HEAD"):
             raise _wrong_method(path, method, "GET")
         return reply()

@@ -50,7 +50,9 @@ class ServeOptions(BaseModel):
     @classmethod
     def _name_fits_a_url(cls, name: str) -> str:
         if name and not NAME.fullmatch(name):
-            raise ValueError("may have letters, digits, '.', '_' and '-', at most 63, and starts with a letter or digit")
+            raise ValueError(
+                "may have letters, digits, '.', '_' and '-', at most 63, and starts with a letter or digit"
+            )
         return name
 
     @model_validator(mode="after")

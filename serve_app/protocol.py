@@ -80,7 +80,9 @@ def _check_many(texts: list[str], limits: Limits) -> None:
         raise Refusal(422, "empty_text", "texts is an empty list. Give at least one text.")
     if len(texts) > limits.max_texts:
         raise Refusal(
-            413, "too_many_texts", f"{len(texts)} texts in one request; at most {limits.max_texts} are accepted. Split it."
+            413,
+            "too_many_texts",
+            f"{len(texts)} texts in one request; at most {limits.max_texts} are accepted. Split it.",
         )
     for index, text in enumerate(texts):
         if not _visible.search(text):

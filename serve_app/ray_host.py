@@ -9,7 +9,6 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

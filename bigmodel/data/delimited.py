@@ -102,9 +102,7 @@ def _numbered(table: Table, lines: list[str]) -> Iterator[tuple[int, list[str]]]
         raise DataError(f"{table.source}: {error}") from error
 
 
-def _rows(
-    table: Table, lines: list[str], first: int, damaged: bool, last: bool
-) -> Generator[Record | Bad, None, int]:
+def _rows(table: Table, lines: list[str], first: int, damaged: bool, last: bool) -> Generator[Record | Bad, None, int]:
     """Rows that may span lines; returns how many lines were used: not a row that is still open, unless this is the last."""
     begin = 0
     while begin < len(lines):
@@ -138,7 +136,9 @@ def _each_is_a_row(table: Table, lines: Sequence[str]) -> bool:
     Every line but the first has as many fields as the header, without a quote of its own.
     """
     rest = [line for line in lines[1:-1] if line.strip("\r\n")]
-    return len(rest) >= 2 and all('"' not in line and line.count(table.delimiter) + 1 == len(table.names) > 1 for line in rest)
+    return len(rest) >= 2 and all(
+        '"' not in line and line.count(table.delimiter) + 1 == len(table.names) > 1 for line in rest
+    )
 
 
 def _checked(table: Table, line: int, fields: list[str], lines: Sequence[str], damaged: bool) -> Record | Bad:
@@ -148,9 +148,7 @@ def _checked(table: Table, line: int, fields: list[str], lines: Sequence[str], d
     return table.row(line, fields, raw, len(lines))
 
 
-def _repaired(
-    table: Table, lines: Sequence[str], line: int, fault: str, open_at_end: bool
-) -> tuple[Record | Bad, int]:
+def _repaired(table: Table, lines: Sequence[str], line: int, fault: str, open_at_end: bool) -> tuple[Record | Bad, int]:
     """The row at a broken quote is refused, and reading goes on with the next line: nothing else is swallowed."""
     reason = f"a quote opens here and is never closed ({len(lines)} lines)" if open_at_end else fault
     return table.bad(line, reason, lines[0]), 1

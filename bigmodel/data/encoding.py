@@ -90,7 +90,9 @@ def decode(blocks: Iterable[bytes], encoding: str, source: str) -> Iterator[Line
             rest.append(text)
             length += len(text)
             if length > LONGEST_LINE:
-                raise DataError(f"{source}: a line of more than {LONGEST_LINE >> 20} Mi characters. Is it a file of rows?")
+                raise DataError(
+                    f"{source}: a line of more than {LONGEST_LINE >> 20} Mi characters. Is it a file of rows?"
+                )
             continue
         joined = "".join(rest) + text
         cut = max(joined.rfind("\n"), joined.rfind("\r", 0, -1)) + 1

@@ -20,7 +20,9 @@ def read_json(blocks: Iterator[Lines], source: str) -> Iterator[Record | Bad]:
     if first is None:
         raise DataError(f"{source}: is empty")
     start = next(line for line in first.lines if line.strip()).lstrip()
-    if start.startswith("[") and (not start.rstrip().endswith("]") or sum(bool(line.strip()) for line in first.lines) == 1):
+    if start.startswith("[") and (
+        not start.rstrip().endswith("]") or sum(bool(line.strip()) for line in first.lines) == 1
+    ):
         yield from _array(first, blocks, source)
         return
     number = 0
@@ -44,7 +46,9 @@ def _row(line: str, source: str, number: int) -> Record | Bad:
 
 def _record(value: Any, raw: str, source: str, number: int) -> Record | Bad:
     if not isinstance(value, dict):
-        return Bad(source, number, None, f"a row is an object of names and values, not {type(value).__name__}", excerpt(raw))
+        return Bad(
+            source, number, None, f"a row is an object of names and values, not {type(value).__name__}", excerpt(raw)
+        )
     return Record(source, number, value)
 
 
@@ -54,7 +58,9 @@ def _array(first: Lines, blocks: Iterator[Lines], source: str) -> Iterator[Recor
         parts += block.lines
         size += sum(map(len, block.lines))
         if size > LARGEST_ARRAY:
-            raise DataError(f"{source}: a JSON array of more than {LARGEST_ARRAY >> 20} Mi characters. Write it as JSON Lines")
+            raise DataError(
+                f"{source}: a JSON array of more than {LARGEST_ARRAY >> 20} Mi characters. Write it as JSON Lines"
+            )
     text = "".join(parts)
     try:
         rows = parse(text)

@@ -44,7 +44,9 @@ def columns(source: str, options: ReadOptions) -> list[str]:
         return list(options.columns or ["text"])
     first = next((row for row in islice(read(source, options), 1000) if isinstance(row, Record)), None)
     if first is None:
-        raise DataError(f"{source}: none of the first rows can be read as {kind}. Its format can be named with data.format")
+        raise DataError(
+            f"{source}: none of the first rows can be read as {kind}. Its format can be named with data.format"
+        )
     return list(first.values)
 
 
@@ -108,5 +110,3 @@ def _parquet(source: str) -> Iterator[Record | Bad]:
                     yield Record(source, number, values)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{source}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
-
-

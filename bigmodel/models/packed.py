@@ -7,7 +7,6 @@ weights are made once, not at every call as under autocast.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any

@@ -54,7 +54,9 @@ class Checkpoints:
         self._remove(folder)
         files = {f"{group}.safetensors": safetensors.torch.save(dict(named)) for group, named in tensors.items()}
         files["state.json"] = json.dumps(state).encode()
-        manifest = {file: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for file, data in files.items()}
+        manifest = {
+            file: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for file, data in files.items()
+        }
         try:
             self._fs.create_dir(folder, recursive=True)
             for file, data in files.items():
@@ -106,7 +108,9 @@ class Checkpoints:
             with self._fs.open_output_stream(path) as stream:
                 stream.write(data)
             return
-        with open(path, "wb") as file:  # on the disk, not only handed to the system, before the manifest says it is there
+        with open(
+            path, "wb"
+        ) as file:  # on the disk, not only handed to the system, before the manifest says it is there
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -26,7 +26,9 @@ class Display:
     def __enter__(self) -> Display:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -47,7 +49,11 @@ class Display:
     def _show_prepared(self, event: Event) -> None:
         splits = ", ".join(f"{split} {count:,}" for split, count in event["splits"].items())
         source = "prepared" if event["fresh"] else "found prepared"
-        notes = [f"{event[name]:,} {name.replace('_', ' ')}" for name in ("refused", "duplicates", "conflicting_labels") if event[name]]
+        notes = [
+            f"{event[name]:,} {name.replace('_', ' ')}"
+            for name in ("refused", "duplicates", "conflicting_labels")
+            if event[name]
+        ]
         if event["also_in_training"]:
             notes.append(f"{event['also_in_training']:,} held-out rows also stand in the training rows")
         self._say(f"data {source}: {splits}" + (f" ({'; '.join(notes)})" if notes else ""))
@@ -68,7 +74,13 @@ class Display:
     def _open_bar(self, event: Event) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+        )
         self._bar = Progress(*columns)
         self._task = self._bar.add_task("", total=event["total_steps"], completed=event["step"])
         self._bar.start()

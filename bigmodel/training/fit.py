@@ -138,7 +138,11 @@ def _scaling(experiment: Experiment, available: dict[str, float]) -> dict[str, A
             f"train.workers is {train.workers}{each}; the cluster has {cpus:g} CPUs. "
             f"Ask for at most {int(cpus // threads)} workers, or add nodes"
         )
-    return {"threads": threads, "use_gpu": use_gpu, "resources_per_worker": {"CPU": threads} | ({"GPU": 1} if use_gpu else {})}
+    return {
+        "threads": threads,
+        "use_gpu": use_gpu,
+        "resources_per_worker": {"CPU": threads} | ({"GPU": 1} if use_gpu else {}),
+    }
 
 
 def _trainer_result(experiment: Experiment, prepared: Prepared, run: Run, scaling: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +197,9 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
 
 def _cause(error: Exception) -> str:
     failures = getattr(error, "worker_failures", None) or {}
-    return " ".join(f"Worker {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items()) or str(error)
+    return " ".join(
+        f"Worker {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items()
+    ) or str(error)
 
 
 class Tail:

@@ -128,7 +128,15 @@ class Trainer:
         self.progress.samples += len(ids)
         tokens = int(self.order.lengths[ids].sum())
         padded = sum(batch["input_ids"].numel() for batch in batches) * self.worker.world
-        return {"step": step + 1, "epoch": epoch, "loss": loss, "lr": lr, "samples": len(ids), "tokens": tokens, "padded": padded}
+        return {
+            "step": step + 1,
+            "epoch": epoch,
+            "loss": loss,
+            "lr": lr,
+            "samples": len(ids),
+            "tokens": tokens,
+            "padded": padded,
+        }
 
     def pieces(self, ids: Any) -> list[Any]:
         """This worker's samples, in as many micro-batches as asked for and possible."""
@@ -146,7 +154,9 @@ class Trainer:
             ]
         batch: dict[str, Tensor] = self.task.collate(samples, self.processor)
         if self.worker.device != "cpu":
-            batch = {name: tensor.pin_memory().to(self.worker.device, non_blocking=True) for name, tensor in batch.items()}
+            batch = {
+                name: tensor.pin_memory().to(self.worker.device, non_blocking=True) for name, tensor in batch.items()
+            }
         return batch
 
     def seed(self, step: int, number: int) -> int:

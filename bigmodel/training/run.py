@@ -1,8 +1,8 @@
 """A run is a folder: what was asked, how far it is, what happened, what came out.
 
-    experiment.yaml   the experiment as it was started         events.jsonl   a line a step, validation, decision
-    run.json          state, decisions, versions, times        checkpoints/   to continue from
-    model/            the best model, for everyone             report.json    its test
+experiment.yaml   the experiment as it was started         events.jsonl   a line a step, validation, decision
+run.json          state, decisions, versions, times        checkpoints/   to continue from
+model/            the best model, for everyone             report.json    its test
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from bigmodel.errors import ConfigError, ResourceError
 from bigmodel.experiment import Experiment, differences
 
 # What may change between a run and its continuation: who does the work, not what the work is.
-EXECUTION = {"output": True, "train": {"workers", "retries", "timeout", "keep", "checkpoint_every"}, "data": {"cache", "distributed"}}
+EXECUTION = {
+    "output": True,
+    "train": {"workers", "retries", "timeout", "keep", "checkpoint_every"},
+    "data": {"cache", "distributed"},
+}
 
 
 class Run:
@@ -56,7 +60,9 @@ class Run:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ResourceError(f"{self.path}: another process is training here. Wait for it, or name another output=") from None
+            raise ResourceError(
+                f"{self.path}: another process is training here. Wait for it, or name another output="
+            ) from None
 
     def unlock(self) -> None:
         if self._lock is not None:
