@@ -269,6 +269,7 @@ class _Writer:
     def __init__(self, path: str) -> None:
         self._path, self._rows = path, list[Row]()
         self._writer: Any = None
+        self._schema: Any = None
 
     def __enter__(self) -> _Writer:
         return self
@@ -279,8 +280,9 @@ class _Writer:
             self._flush()
 
     def _flush(self) -> None:
-        batch = pa.RecordBatch.from_pylist(self._rows, self._writer.schema if self._writer else None)
-        self._writer = self._writer or pa.ipc.new_stream(self._path, batch.schema)
+        batch = pa.RecordBatch.from_pylist(self._rows, self._schema)
+        if self._writer is None:
+            self._schema, self._writer = batch.schema, pa.ipc.new_stream(self._path, batch.schema)
         self._writer.write_batch(batch)
         self._rows = []
 
