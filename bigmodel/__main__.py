@@ -19,6 +19,9 @@ app = typer.Typer(
 ModelDir = Annotated[Path, typer.Argument(help="A model directory: runs/NAME/model, or any of Hugging Face.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16, or auto: the one the model was scored in.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="How the files are read, where not as in training: data.label=stars")
+]
 
 
 @app.command()
@@ -40,11 +43,12 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="Write the report here as JSON.")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    changes: Changes = None,
 ) -> None:
     """Test a model on files of labelled rows."""
     from bigmodel import pipeline
 
-    pipeline.evaluate(model, files, output, device, precision)
+    pipeline.evaluate(model, files, output, device, precision, changes or [])
 
 
 @app.command()
@@ -58,11 +62,12 @@ def predict(
     explain: Annotated[bool, typer.Option("--explain", help="Show which tokens decided.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    changes: Changes = None,
 ) -> None:
     """Answer the rows of files, or single texts."""
     from bigmodel import pipeline
 
-    pipeline.predict(model, files or [], output, text or [], explain, device, precision)
+    pipeline.predict(model, files or [], output, text or [], explain, device, precision, changes or [])
 
 
 @app.command()
@@ -70,9 +75,7 @@ def serve(
     model: ModelDir,
     port: Annotated[int, typer.Option(help="The one entry port.")] = 8000,
     host: Annotated[str, typer.Option(help="Where to listen; this machine alone by default.")] = "127.0.0.1",
-    name: Annotated[
-        str | None, typer.Option(help="The word in /models/NAME/predict; else the run's folder.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="The word in /models/NAME/predict; else the run's folder.")] = None,
     min_replicas: Annotated[int, typer.Option(help="Replicas that always run.")] = 1,
     max_replicas: Annotated[int, typer.Option(help="Replicas at most, as requests come.")] = 1,
     num_cpus: Annotated[float, typer.Option(help="CPUs of each replica.")] = 1,

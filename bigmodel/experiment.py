@@ -6,6 +6,7 @@ free here: its fields belong to the architecture, and `bigmodel.models.problems`
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -30,8 +31,8 @@ class SplitConfig(Section):
     valid: Ratio = 0.1
     """Fraction of all rows held out for validation, where `data.valid` names no file."""
     test: Ratio = 0.1
-    """Fraction of all rows held out for the test, where `data.test` names no file. A row's place follows from the md5 of
-    its cleaned content: 0.2 takes the rows whose md5 is divisible by 5, so duplicates never straddle."""
+    """Fraction of all rows held out for the test, where `data.test` names no file. A row's place follows from the md5
+    of its cleaned content: 0.2 takes the rows whose md5 is divisible by 5, so duplicates never straddle."""
 
     @model_validator(mode="after")
     def leaves_training_rows(self) -> SplitConfig:
@@ -62,7 +63,7 @@ class TokenizerConfig(Section):
 
 class DataConfig(Section):
     train: str | list[str]
-    """Training rows: a file, a list, a glob, a directory, s3://, hf://. CSV, TSV, JSON Lines, Parquet or text, also .gz."""
+    """Training rows: a file, a list, a glob, a folder, s3://, hf://. CSV, TSV, JSON Lines, Parquet, text; also .gz."""
     valid: str | list[str] | None = None
     """Validation rows; else `split.valid` of the training rows."""
     test: str | list[str] | None = None
@@ -110,15 +111,24 @@ class OptimConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """After the warm-up: stay, fall in a line to 0, or along half a cosine to 0."""
     warmup: Count = 50
-    """Optimiser steps, not batches: unchanged by accumulation. A run of fewer than ten times as many warms up for a tenth of its steps."""
+    """Optimiser steps, not batches: unchanged by accumulation. A run of fewer than ten times as many warms up for a
+    tenth of its steps."""
     clip: Annotated[float, Field(ge=0)] = 1.0
     """Largest global norm of the gradient; 0 is no limit."""
+
+    @model_validator(mode="after")
+    def momentum_goes_with_gd(self) -> OptimConfig:
+        if self.type != "gd" and (self.momentum or self.nesterov):
+            raise ValueError(f"momentum and nesterov are of gradient descent (type: gd); {self.type} has betas")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum above 0, such as 0.9")
+        return self
 
 
 class TrainConfig(Section):
     epochs: PositiveInt = 5
     batch_size: PositiveInt = 64
-    """Samples of one optimiser step, over all workers and accumulation steps: never changed by the number of workers."""
+    """Samples of one optimiser step, over all workers and pieces: the number of workers never changes it."""
     accumulate: PositiveInt = 1
     """Pieces a worker cuts its part of the batch into, to save memory; the step stays the same."""
     workers: Count = 0
@@ -128,7 +138,7 @@ class TrainConfig(Section):
     threads: Count = 0
     """Threads of each worker; 0 shares the machine's cores among the workers."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto times both on the first batch and keeps bf16 where it is at least a tenth faster; a rerun repeats the choice."""
+    """auto times both on the first batch and keeps bf16 where it is a tenth faster; a rerun repeats the choice."""
     seed: Count = 0
     validate_every: Count = 0
     """Optimiser steps between validations; 0 is once an epoch."""
@@ -153,8 +163,8 @@ class Experiment(Section):
     task: Literal["text-classification"]
     data: DataConfig
     model: dict[str, Any] = {"type": "textcnn"}
-    """`type` (lstm, gru, textcnn, transformer, or a model type of transformers) or `pretrained` (directory or hub name),
-    and the fields of its config."""
+    """`type` (lstm, gru, textcnn, transformer, or a model type of transformers) or `pretrained` (directory or hub
+    name), and the fields of its config."""
     init: Literal["xavier", "kaiming", "orthogonal", "normal"] = "xavier"
     """Scheme of the weights that do not come from a checkpoint."""
     optim: OptimConfig = OptimConfig()
@@ -167,7 +177,7 @@ class Experiment(Section):
 
     @property
     def output_path(self) -> Path:
-        """Absolute. A Ray job runs in a folder that is thrown away, so there a relative path starts at BIGMODEL_HOME."""
+        """Absolute. A Ray job runs in a folder that is thrown away: there a relative path starts at BIGMODEL_HOME."""
         home = os.environ.get("BIGMODEL_HOME") or (Path.home() / "bigmodel" if in_ray_job() else Path.cwd())
         return (Path(home) / self.output).absolute()
 
@@ -184,7 +194,7 @@ Check = Callable[[dict[str, Any]], list[Problem]]
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), check: Check | None = None) -> Experiment:
-    """Read an experiment file; `overrides` are `section.key=value`. `check` looks at the raw tree for further problems."""
+    """Read an experiment file; `overrides` are `section.key=value`. `check` looks at the raw tree for more problems."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -195,6 +205,14 @@ def load(path: str | Path, overrides: Sequence[str] = (), check: Check | None = 
     for override in overrides:
         _override(tree, lines, override)
     return validate(tree, lines, str(path), check)
+
+
+def change(dumped: dict[str, Any], overrides: Sequence[str]) -> Experiment:
+    """A dumped experiment, as in bigmodel.json, with `section.key=value` changes."""
+    tree, lines = copy.deepcopy(dumped), dict[tuple[str, ...], int | str]()
+    for override in overrides:
+        _override(tree, lines, override)
+    return validate(tree, lines, "bigmodel.json", None)
 
 
 def validate(
@@ -299,10 +317,8 @@ def _explain(error: Any) -> Problem:
         return at, f"{'.'.join(at)} is missing" + (f": {' '.join(described.split())}" if described else "")
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        return (
-            at,
-            f"{'.'.join(at)} is {error['input']!r}.{did_you_mean(str(error['input']), known)} Known: {', '.join(known)}",
-        )
+        hint = did_you_mean(str(error["input"]), known)
+        return at, f"{'.'.join(at)} is {error['input']!r}.{hint} Known: {', '.join(known)}"
     message = error["msg"].removeprefix("Value error, ")
     return at, f"{'.'.join(at)}: {message[0].lower() + message[1:]} (found {error['input']!r})"
 
@@ -316,7 +332,7 @@ def _section(at: tuple[str, ...]) -> type[Section]:
     for part in at:
         annotation = section.model_fields[part].annotation
         section = annotation if isinstance(annotation, type) else get_args(annotation)[0]
-    assert issubclass(section, Section)
+    assert isinstance(section, type) and issubclass(section, Section)
     return section
 
 

@@ -36,6 +36,8 @@ class Task(Protocol):
     model_class: str
     """Name of the Auto class that opens this task's checkpoints."""
     goal: Goal
+    targets: tuple[str, ...]
+    """Roles that are asked for, and whose columns need not be there at prediction."""
 
     def columns(self, data: DataConfig) -> dict[str, str]:
         """Role -> column name. ConfigError if the experiment does not name one."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 model_class = "AutoModelForSequenceClassification"
 goal = Goal("accuracy", "max")
+targets = ("label",)
 
 
 def columns(data: DataConfig) -> dict[str, str]:

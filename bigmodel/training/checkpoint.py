@@ -1,5 +1,6 @@
 """Checkpoints are published, not written: each save is a new folder whose manifest, with sizes and hashes, comes last.
-What has no valid manifest does not exist. The same protocol serves local disks and object storage (any pyarrow filesystem).
+What has no valid manifest does not exist. The same protocol serves local disks and object storage (any pyarrow
+filesystem).
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The saves under one folder, a path or a URI. Names sort by age, such as step-00000100."""
+    """The saves under one folder, a path or a URI. Names sort by age, such as step-00000100.
 
-    def __init__(self, root: str) -> None:
+    `readonly` is for all workers but the first: saving, pruning and clearing then do nothing.
+    """
+
+    def __init__(self, root: str, readonly: bool = False) -> None:
+        self._readonly = readonly
         if "://" in root:
             self._fs, self._root = pafs.FileSystem.from_uri(root)
         else:
@@ -49,7 +54,7 @@ class Checkpoints:
     def save(self, name: str, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Publish a save. One that is published already is left as it is; an unfinished one is replaced."""
         folder = f"{self._root}/{name}"
-        if name in self.names(name):
+        if self._readonly or name in self.names(name):
             return
         self._remove(folder)
         files = {f"{group}.safetensors": safetensors.torch.save(dict(named)) for group, named in tensors.items()}
@@ -92,11 +97,9 @@ class Checkpoints:
 
     def prune(self, prefix: str, keep: int) -> None:
         """Delete all but the newest `keep`. The manifest goes first, so that no half-deleted save can be loaded."""
-        for name in self.names(prefix)[:-keep]:
-            self._remove(f"{self._root}/{name}")
-
-    def clear(self) -> None:
-        self._remove(self._root)
+        if not self._readonly:
+            for name in self.names(prefix)[:-keep]:
+                self._remove(f"{self._root}/{name}")
 
     def _read(self, path: str) -> bytes:
         with self._fs.open_input_file(path) as file:

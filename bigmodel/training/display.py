@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere. Fed with events, knows nothing else."""
+"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere. Fed with events alone."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class Display:
         self._total, self._started_at, self._began = event["total_steps"], event["step"], time.monotonic()
         if event["step"]:
             self._say(f"continuing from the checkpoint of step {event['step']:,} of {event['total_steps']:,}")
-        workers = "in this process" if event["workers"] == 1 else f"on {event['workers']} workers"
+        num = event["workers"]
+        workers = f"on {num} worker{'s' if num > 1 else ''} of Ray" if num else "in this process"
         threads = f"{event['threads']} thread" + ("s" if event["threads"] > 1 else "")
         self._say(
             f"training {event['parameters']:,} parameters for {event['total_steps']:,} steps {workers} "

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
 
 class Events:
-    """Appends to the file and tells the listener. `position` (bytes) goes into checkpoints; `start` cuts back to it."""
+    """Appends to the file and tells the listener. `position` (bytes) goes into checkpoints; `start` cuts back to it.
 
-    def __init__(self, path: Path, listener: Listener) -> None:
-        self._path, self._listener = path, listener
-        self._file = open(path, "ab")
+    Without a path, as for all workers but the first, nothing is written.
+    """
+
+    def __init__(self, path: Path | None, listener: Listener) -> None:
+        self._listener = listener
+        self._file: IO[bytes] = open(path, "ab") if path else io.BytesIO()
 
     @property
     def position(self) -> int:

@@ -1,4 +1,4 @@
-"""fit(experiment) -> Run: prepare, train in this process or on N workers of Ray Train, leave the best model as a directory.
+"""fit(experiment) -> Run: prepare, train in this process or on N workers of Ray Train, leave the best model behind.
 
 The only importer of ray.train. Ray Train starts the workers, gives them a process group and starts them anew when one
 dies; what they do, what they save and what they report is the loop's, the same with and without Ray: nothing goes
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from bigmodel import cluster
 from bigmodel.data.prepare import Prepared, prepare
@@ -30,6 +31,7 @@ from bigmodel.training.events import Listener
 from bigmodel.training.loop import BEST, Trainer, Worker
 from bigmodel.training.run import Run
 
+SHARED = "the output folder and data.cache must lie on storage that all nodes of the cluster share (BIGMODEL_HOME)"
 GOLDEN = 8  # validation rows stored with their answers in the model directory
 
 
@@ -83,9 +85,7 @@ def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict
     trainer = Trainer(experiment, prepared, Worker())
     trainer.load_weights(best.tensors["model"])
     trainer.model.eval()
-    precision = experiment.train.precision
-    if precision == "auto":
-        precision = run.info["decisions"]["precision"]
+    precision = progress["precision"]
     info = {
         "experiment": experiment.model_dump(mode="json"),
         "metrics": best.state["metrics"],
@@ -96,7 +96,7 @@ def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict
     split = "valid" if prepared.size("valid") else "train"
     golden = [prepared.rows(split)[i] for i in range(min(GOLDEN, prepared.size(split)))]
     Predictor(experiment.task, trainer.model, trainer.processor, info, precision=precision).save(run.model, golden)
-    run.write(state="finished", progress=progress, metrics=best.state["metrics"], precision=precision)
+    run.write(state="finished", progress=progress, metrics=best.state["metrics"])
 
 
 def versions() -> dict[str, str]:
@@ -111,10 +111,10 @@ def versions() -> dict[str, str]:
 def _on_ray(experiment: Experiment, prepared: Prepared, run: Run, listener: Listener) -> dict[str, Any]:
     """N workers of Ray Train, on a Ray of our own or the one RAY_ADDRESS names; started anew from the last checkpoint
     when one is lost, `train.retries` times."""
-    import ray
-
     listener({"kind": "say", "line": "starting Ray"})
     ours = cluster.connect()
+    import ray
+
     try:
         scaling = _scaling(experiment, ray.cluster_resources())
         with Tail(run.events, listener):
@@ -146,9 +146,10 @@ def _scaling(experiment: Experiment, available: dict[str, float]) -> dict[str, A
 
 
 def _trainer_result(experiment: Experiment, prepared: Prepared, run: Run, scaling: dict[str, Any]) -> dict[str, Any]:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.config import LoggingConfig
+    from ray.train.torch import TorchConfig
+    from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
 
     train, threads = experiment.train, scaling.pop("threads")
     config = {
@@ -170,8 +171,8 @@ def _trainer_result(experiment: Experiment, prepared: Prepared, run: Run, scalin
         ),
     )
     try:
-        result: dict[str, Any] = trainer.fit().return_value
-    except ray.train.TrainingFailedError as e:
+        result: dict[str, Any] = vars(trainer.fit())["return_value"]
+    except TrainingFailedError as e:
         raise TrainingError(f"training failed {train.retries + 1} times; the last checkpoint stays. {_cause(e)}") from e
     finally:
         shutil.rmtree(run.path / "ray", ignore_errors=True)
@@ -187,12 +188,22 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
 
     context = ray.train.get_context()
     device = str(ray.train.torch.get_device())
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device, config["threads"])
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device, config["threads"], ray=True)
+    if blind := _without(Path(config["prepared"]), worker):
+        return {"error": f"{config['prepared']} is not to be seen on {', '.join(blind)}: {SHARED}"}
     experiment = Experiment.model_validate(config["experiment"])
     try:
         return loop.train(experiment, Path(config["prepared"]), Path(config["run"]), worker, lambda event: None)
     except TrainingError as e:
         return {"error": str(e)}
+
+
+def _without(path: Path, worker: Worker) -> list[str]:
+    """The workers' machines that do not see a folder: all learn it, so that none waits for those."""
+    seen: list[str | None] = [None if path.is_dir() else platform.node()] * worker.world
+    if worker.world > 1:
+        dist.all_gather_object(seen, seen[worker.rank])
+    return sorted({name for name in seen if name})
 
 
 def _cause(error: Exception) -> str:

@@ -7,7 +7,7 @@ it would have taken, and one worker of Ray Train takes those of this process.
 
 from __future__ import annotations
 
-import os
+import math
 import signal
 import threading
 import time
@@ -35,7 +35,8 @@ from bigmodel.training.events import Events, Listener
 from bigmodel.training.run import Run
 
 STEP, BEST = "step-", "best-"
-FLUSH = 10  # steps between looks at the loss, so that a GPU is not waited for at each
+FLUSH = 10  # most steps between two looks at the loss, so that a GPU is not waited for at each
+FLUSH_S = 1.0  # seconds between them, where steps are slow
 CHECKPOINT_S = 30.0
 
 
@@ -47,6 +48,8 @@ class Worker:
     world: int = 1
     device: str = "cpu"
     threads: int = 1
+    ray: bool = False
+    """A process of Ray Train, not the one that was called."""
 
 
 @dataclass
@@ -85,7 +88,7 @@ class Trainer:
         torch.manual_seed(train.seed)
         self.model = models.build(experiment.model, self.prepared.learnt, experiment.task)
         initialize(self.model, experiment.init, train.seed)
-        self.model.to(self.worker.device).train()
+        torch.nn.Module.to(self.model, self.worker.device).train()  # transformers' own `to` has lost its types
         self.optimizer = optim.build(experiment.optim, self.model)
         self.average = [p.detach().clone() for p in self.model.parameters()] if train.average else []
         self.precision = "fp32"
@@ -109,8 +112,11 @@ class Trainer:
             group["lr"] = lr
 
         ids = self.order.batch(step)
-        batches = [self.batch(piece, epoch) for piece in self.pieces(ids)]
-        share = self.worker.world / self.over_workers(sum(self.task.num_targets(batch) for batch in batches), ids)
+        pieces, idle = self.pieces(ids)
+        batches = [self.batch(piece, epoch) for piece in pieces]
+        num_targets = 0 if idle else sum(self.task.num_targets(batch) for batch in batches)
+        share = 0.0 if idle else self.worker.world
+        share /= self.over_workers(num_targets)
         loss = torch.zeros((), device=self.worker.device)
         for number, batch in enumerate(batches):
             torch.manual_seed(self.seed(step, number))
@@ -138,11 +144,17 @@ class Trainer:
             "padded": padded,
         }
 
-    def pieces(self, ids: Any) -> list[Any]:
-        """This worker's samples, in as many micro-batches as asked for and possible."""
+    def pieces(self, ids: Any) -> tuple[list[Any], bool]:
+        """This worker's samples, in as many micro-batches as asked for and possible.
+
+        A batch with fewer samples than workers leaves some of them idle: they go through the motions on the first
+        sample, for the others wait for their gradients, and their loss counts nothing.
+        """
         mine = shard(ids, self.worker.rank, self.worker.world)
+        if not len(mine):
+            return [ids[:1]], True
         count = min(self.experiment.train.accumulate, len(mine))
-        return [mine[start::count] for start in range(count)]
+        return [mine[start::count] for start in range(count)], False
 
     def batch(self, ids: Any, epoch: int) -> dict[str, Tensor]:
         samples: list[Sample] = [self.samples[i] for i in ids]
@@ -167,7 +179,7 @@ class Trainer:
         """Gradients of all but the last micro-batch stay with this worker."""
         return self.wrapped.no_sync() if unfinished and self.worker.world > 1 else nullcontext()
 
-    def over_workers(self, num_targets: int, ids: Any) -> float:
+    def over_workers(self, num_targets: int) -> float:
         """Targets of the global batch: what its loss is averaged over, however it is shared out."""
         if self.worker.world == 1:
             return num_targets
@@ -263,7 +275,8 @@ class Stop:
 
 
 def train(experiment: Experiment, prepared: Path, run_path: Path, worker: Worker, listener: Listener) -> dict[str, Any]:
-    """Train to the end, from the newest checkpoint if there is one. -> the progress, as in a checkpoint.
+    """Train to the end, from the newest checkpoint if there is one. -> the progress, as in a checkpoint, and
+    what the report says beside it.
 
     Every worker calls it; the first one writes. Leaves the best weights in checkpoints/best-*. TrainingError if the
     loss is not a number, Interrupted (state saved) on a signal.
@@ -271,19 +284,16 @@ def train(experiment: Experiment, prepared: Path, run_path: Path, worker: Worker
     torch.set_num_threads(worker.threads)
     trainer = Trainer(experiment, open_prepared(prepared), worker)
     first = worker.rank == 0
-    checkpoints = Checkpoints(str(run_path / "checkpoints"))
-    run = Run(run_path)
-    events = Events(run_path / "events.jsonl" if first else Path(os.devnull), listener)
-    if not first:
-        checkpoints.save = lambda *_: None  # type: ignore[method-assign]
+    checkpoints = Checkpoints(str(run_path / "checkpoints"), readonly=not first)
+    events = Events(run_path / "events.jsonl" if first else None, listener)
     with Stop() as stop:
         _resume(trainer, checkpoints, events)
-        _decide_precision(trainer, run, events, first)
+        _decide_precision(trainer, Run(run_path), events)
         trainer.wrap()
         _steps(trainer, checkpoints, events, stop)
     events.write("end", step=trainer.progress.step, seconds=trainer.progress.seconds)
     events.close()
-    return vars(trainer.progress)
+    return vars(trainer.progress) | {"precision": trainer.precision, "parameters": trainer.model.num_parameters()}
 
 
 def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events) -> None:
@@ -304,27 +314,26 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events) -> None:
         samples=sizes,
         parameters=trainer.model.num_parameters(),
         device=trainer.worker.device,
-        workers=trainer.worker.world,
+        workers=trainer.worker.world if trainer.worker.ray else 0,
         threads=trainer.worker.threads,
     )
 
 
-def _decide_precision(trainer: Trainer, run: Run, events: Events, first: bool) -> None:
+def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
     """As asked; for `auto` as decided before, else as measured now by the first worker, which writes it down."""
     asked = trainer.experiment.train.precision
     decided = run.info.get("decisions", {}).get("precision") if asked == "auto" else asked
-    if decided is None:
-        batch = trainer.batch(trainer.pieces(trainer.order.batch(0))[0], 0)
+    if decided is None and trainer.worker.rank == 0:
+        batch = trainer.batch(trainer.pieces(trainer.order.batch(0))[0][0], 0)
         decided, seconds = precision.choose(
             trainer.model, trainer.worker.device, lambda: trainer.task.loss(trainer.model, batch, trainer.experiment)
         )
-        if trainer.worker.world > 1:
-            choice = [decided]
-            dist.broadcast_object_list(choice)
-            decided = choice[0]
-        if first:
-            run.write(decisions=run.info.get("decisions", {}) | {"precision": decided})
-            events.write("decision", what="precision", choice=decided, seconds=seconds)
+        run.write(decisions=run.info.get("decisions", {}) | {"precision": decided})
+        events.write("decision", what="precision", choice=decided, seconds=seconds)
+    if trainer.worker.world > 1:  # what the others read may be older or newer than what the first one did
+        choice = [decided]
+        dist.broadcast_object_list(choice, device=torch.device(trainer.worker.device))
+        decided = choice[0]
     trainer.precision = decided
 
 
@@ -332,37 +341,22 @@ def _steps(trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Sto
     train, progress = trainer.experiment.train, trainer.progress
     rows, samples = trainer.prepared.rows("valid")[:], trainer.prepared.samples("valid")
     validate_every = train.validate_every or trainer.order.steps_per_epoch
-    pending: list[dict[str, Any]] = []
-    last_flush = last_save = time.perf_counter()
-
-    def flush() -> None:
-        nonlocal last_flush, pending
-        now = time.perf_counter()
-        progress.seconds += now - last_flush
-        _write_steps(trainer, events, pending, now - last_flush)
-        pending, last_flush = [], now
-
-    def save() -> None:
-        nonlocal last_save
-        progress.events = events.position
-        checkpoints.save(f"{STEP}{progress.step:08d}", trainer.tensors(), vars(progress))
-        checkpoints.prune(STEP, train.keep)
-        last_save = time.perf_counter()
-
+    log = StepLog(trainer, events)
     if train.early_stopping and progress.num_worse >= train.early_stopping:
         return  # it had ended
     while progress.step < trainer.total_steps:
-        pending.append(trainer.step())
+        log.add(trainer.step())
         validate = progress.step % validate_every == 0 or progress.step == trainer.total_steps
-        if validate or stop.asked or len(pending) == FLUSH or progress.step == 1:
-            flush()
+        save = validate or stop.asked or (train.checkpoint_every and progress.step % train.checkpoint_every == 0)
+        if save or log.full:
+            log.flush()
         if validate:
             _validate(trainer, checkpoints, events, rows, samples)
-        due = progress.step % train.checkpoint_every == 0 if train.checkpoint_every else _older(last_save, CHECKPOINT_S)
-        if validate or due or stop.asked:
-            flush()
-            save()
-            last_flush = time.perf_counter()  # validation and saving are not training
+        if save or (log.checkpoint_due and not train.checkpoint_every):
+            progress.events = events.position
+            checkpoints.save(f"{STEP}{progress.step:08d}", trainer.tensors(), vars(progress))
+            checkpoints.prune(STEP, train.keep)
+            log.saved()  # validation and saving are not training
         if stop.asked:
             events.flush()
             raise Interrupted(f"stopped after step {progress.step} of {trainer.total_steps}; the state is saved")
@@ -371,26 +365,66 @@ def _steps(trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Sto
             break
 
 
-def _older(moment: float, seconds: float) -> bool:
-    return time.perf_counter() - moment >= seconds
+class StepLog:
+    """The lines of the last steps, written together: only then is a GPU, or another worker, waited for.
+
+    Whether to look again and whether a checkpoint is due depends on time, but all workers must do the same: the first
+    one's clock, which travels with the losses, decides for all.
+    """
+
+    def __init__(self, trainer: Trainer, events: Events) -> None:
+        self._trainer, self._events = trainer, events
+        self._pending: list[dict[str, Any]] = []
+        self._wanted = 1
+        self._flushed = self._saved = time.perf_counter()
+        self.checkpoint_due = False
+
+    @property
+    def full(self) -> bool:
+        return len(self._pending) >= self._wanted
+
+    def add(self, happened: dict[str, Any]) -> None:
+        self._pending.append(happened)
+
+    def saved(self) -> None:
+        self._flushed = self._saved = time.perf_counter()
+        self.checkpoint_due = False
+
+    def flush(self) -> None:
+        """Write the lines. TrainingError if a loss is not a number."""
+        if not self._pending:
+            return
+        now = time.perf_counter()
+        seconds = now - self._flushed
+        losses = torch.stack([happened["loss"] for happened in self._pending])
+        losses, seconds, age = self._agree(losses, seconds, now - self._saved)
+        self._trainer.progress.seconds += seconds
+        self.checkpoint_due = age >= CHECKPOINT_S
+        self._wanted = min(FLUSH, max(1, int(FLUSH_S * len(self._pending) / max(seconds, 1e-9))))
+        rate = sum(happened["samples"] for happened in self._pending) / max(seconds, 1e-9)
+        for happened, loss in zip(self._pending, losses.tolist(), strict=True):
+            self._events.write("step", **happened | {"loss": loss}, samples_per_s=round(rate, 1))
+            _refuse_no_number(loss, happened)
+        self._pending, self._flushed = [], time.perf_counter()
+
+    def _agree(self, losses: Tensor, seconds: float, age: float) -> tuple[Tensor, float, float]:
+        """The mean of all workers' losses, and the first one's seconds and age of its checkpoint."""
+        world = self._trainer.worker.world
+        if world == 1:
+            return losses, seconds, age
+        clock = [seconds * world, age * world] if self._trainer.worker.rank == 0 else [0.0, 0.0]
+        shared = torch.cat([losses.double(), torch.tensor(clock, dtype=torch.float64, device=losses.device)])
+        dist.all_reduce(shared)
+        shared /= world
+        return shared[:-2], shared[-2].item(), shared[-1].item()
 
 
-def _write_steps(trainer: Trainer, events: Events, pending: list[dict[str, Any]], seconds: float) -> None:
-    """The lines of the last steps. Only here is a GPU waited for."""
-    if not pending:
-        return
-    losses = torch.stack([happened["loss"] for happened in pending])
-    if trainer.worker.world > 1:
-        dist.all_reduce(losses)
-        losses /= trainer.worker.world
-    rate = sum(happened["samples"] for happened in pending) / max(seconds, 1e-9)
-    for happened, loss in zip(pending, losses.tolist(), strict=True):
-        events.write("step", **happened | {"loss": loss}, samples_per_s=round(rate, 1))
-        if loss != loss or loss in (float("inf"), float("-inf")):
-            raise TrainingError(
-                f"the loss is {loss} at step {happened['step']} (learning rate {happened['lr']:g}). Lower optim.lr, "
-                "set optim.clip, or train.precision=fp32, and start over with --fresh"
-            )
+def _refuse_no_number(loss: float, happened: dict[str, Any]) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} at step {happened['step']} (learning rate {happened['lr']:g}). Lower optim.lr, "
+            "set optim.clip, or train.precision=fp32, and start over with --fresh"
+        )
 
 
 def _validate(trainer: Trainer, checkpoints: Checkpoints, events: Events, rows: Any, samples: Any) -> None:

@@ -1,4 +1,4 @@
-"""precision: auto. bf16 pays where the processor has instructions for it and the model is not too small: so it is timed."""
+"""precision: auto. bf16 pays where the processor has instructions for it and the model is not small: so it is timed."""
 
 from __future__ import annotations
 

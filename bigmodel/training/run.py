@@ -21,7 +21,7 @@ from bigmodel.errors import ConfigError, ResourceError
 from bigmodel.experiment import Experiment, differences
 
 # What may change between a run and its continuation: who does the work, not what the work is.
-EXECUTION = {
+EXECUTION: Any = {
     "output": True,
     "train": {"workers", "retries", "timeout", "keep", "checkpoint_every"},
     "data": {"cache", "distributed"},

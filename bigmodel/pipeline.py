@@ -1,0 +1,295 @@
+"""What the verbs do: a few calls of the parts, and what is said about them.
+
+train      fit, then test on rows that training never saw: report.json beside the model
+evaluate   the same report for other files and any model directory
+predict    one answer a row, in order; a row that cannot be read is answered with the reason
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import ValidationError
+
+from bigmodel import experiment as experiments
+from bigmodel import tasks
+from bigmodel.data.clean import Placed, clean, read_options
+from bigmodel.data.files import resolve
+from bigmodel.data.prepare import prepare
+from bigmodel.data.quarantine import Quarantine
+from bigmodel.data.record import Bad
+from bigmodel.errors import ConfigError, DataError, ResourceError
+from bigmodel.experiment import DataConfig, Experiment, Problem
+from bigmodel.predictor import Predictor
+from bigmodel.tasks.base import Answer, Refused
+from bigmodel.training.run import Run
+
+CHUNK = 4096  # rows read, answered and written together
+LINE_S = 5.0  # between two lines of progress
+
+
+def train(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> Run:
+    """Train the experiment of a file to its end, or go on where it was; then test it, print and keep the report."""
+    experiment = read_experiment(path, overrides)
+    from bigmodel.training.display import Display
+    from bigmodel.training.fit import fit
+
+    with Display() as display:
+        run = fit(experiment, fresh, display)
+    report = read_json(run.report) if run.report.exists() else test(experiment, run)
+    from bigmodel.evaluation.report import show
+
+    show(report)
+    model = os.path.relpath(run.model) if run.model.is_relative_to(Path.cwd()) else run.model
+    say(f"model   {model}\nreport  {run.report}\nserve   bigmodel serve {model}")
+    return run
+
+
+def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment of a file, checked as far as can be without reading the data."""
+    return experiments.load(path, overrides, check)
+
+
+def check(tree: dict[str, Any]) -> list[Problem]:
+    """What the sections cannot know by themselves: the model's fields, and the columns that the task reads."""
+    name = tree.get("task")
+    if name not in tasks.TASKS:
+        return []
+    from bigmodel import models
+
+    model = tree.get("model", {"type": "textcnn"})
+    problems: list[Problem] = []
+    if isinstance(model, dict):
+        problems = [(("model", key), message) for key, message in models.problems(model, name)]
+    try:
+        tasks.get(name).columns(DataConfig.model_validate(tree.get("data")))
+    except ValidationError:
+        pass  # the section says so itself
+    except ConfigError as e:
+        problems.append((("data",), str(e)))
+    return problems
+
+
+def test(experiment: Experiment, run: Run) -> dict[str, Any]:
+    """Score the test rows with the model directory of a finished run; writes report.json."""
+    from bigmodel.evaluation.evaluate import evaluate as score
+
+    prepared = prepare(experiment)
+    split = "test" if prepared.size("test") else "valid"
+    if not prepared.size(split):
+        raise DataError(
+            f"the model is trained ({run.model}), but there are no rows to test it on: name a file with data.test, "
+            "or leave a part of the rows for the test with data.split.test"
+        )
+    say(f"testing on {prepared.size(split):,} rows")
+    rows = prepared.rows(split)
+    report = score(Predictor.load(run.model), rows, rows.place, training=lambda: iter(prepared.rows("train")), say=say)
+    report = {"split": split, **report, "training": training(run, prepared.size("train"))}
+    write_json(run.report, report)
+    return report
+
+
+def training(run: Run, num_rows: int) -> dict[str, Any]:
+    """What the report says of the training."""
+    progress = run.info["progress"]
+    return {
+        "rows": num_rows,
+        "steps": progress["step"],
+        "best_step": progress["best_step"],
+        "seconds": round(progress["seconds"], 1),
+        "samples_per_s": round(progress["samples"] / max(progress["seconds"], 1e-9), 1),
+        "parameters": progress["parameters"],
+        "precision": progress["precision"],
+    }
+
+
+def evaluate(
+    model: Path,
+    files: Sequence[str],
+    output: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    changes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Score a model directory on files of labelled rows; print the report, and write it where asked."""
+    predictor = load(model, device, precision)
+    data = reading(predictor, changes)
+    wanted = predictor.task.columns(data)
+    from bigmodel.evaluation.evaluate import evaluate as score
+    from bigmodel.evaluation.report import show
+
+    bad_path = (output or Path(tempfile.gettempdir()) / f"bigmodel-{os.getpid()}").with_suffix(".quarantine.jsonl")
+    with Quarantine(bad_path) as quarantine:
+        placed = []
+        for item in found(files, predictor, data, wanted):
+            if isinstance(item, Bad):
+                quarantine.add(item)
+            else:
+                placed.append(item)
+        quarantine.num_rows = len(placed)
+        quarantine.check(data.max_bad)
+    if quarantine.num_bad:
+        say(f"{quarantine.num_bad:,} rows were refused: {bad_path}")
+    else:
+        bad_path.unlink()
+    report = score(
+        predictor, [p.row for p in placed], lambda i: (placed[i].source, placed[i].line), training=None, say=say
+    )
+    show(report)
+    if output:
+        write_json(output, report)
+        say(f"report  {output}")
+    return report
+
+
+def predict(
+    model: Path,
+    files: Sequence[str],
+    output: Path | None = None,
+    texts: Sequence[str] = (),
+    explain: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    changes: Sequence[str] = (),
+) -> None:
+    """Answer rows of files, or single texts, in order: JSON Lines to `output` or to standard output."""
+    if bool(files) == bool(texts):
+        raise ConfigError("predict wants either files or --text 'a text to answer' (which may be given again)")
+    if explain and files:
+        raise ConfigError("--explain is for single texts: bigmodel predict MODEL --text 'a text' --explain")
+    predictor = load(model, device, "fp32" if explain else precision)
+    if explain:
+        from bigmodel.evaluation import explain as explaining
+
+        explaining.show(explaining.explain(predictor, rows_of(texts, predictor)))
+        return
+    if texts:
+        with writing(output) as out:
+            out.writelines(line(answer) for answer in predictor.predict(rows_of(texts, predictor)))
+        return
+    data = reading(predictor, changes)
+    wanted = {
+        role: column for role, column in predictor.task.columns(data).items() if role not in predictor.task.targets
+    }
+    with writing(output) as out:
+        num_rows, num_bad = _answer(found(files, predictor, data, wanted), predictor, out)
+    if num_bad > data.max_bad * num_rows:
+        raise DataError(
+            f"{num_bad:,} of {num_rows:,} rows could not be read; the answers say why. data.max_bad allows "
+            f"{data.max_bad:.2%}: mend the rows, or raise it with --set data.max_bad=1"
+        )
+
+
+def _answer(items: Iterable[Placed | Bad], predictor: Predictor, out: IO[str]) -> tuple[int, int]:
+    """Write a line for every item. -> how many there were, and how many of them could not be read."""
+    num_rows = num_bad = 0
+    began = last = time.monotonic()
+    remaining = iter(items)
+    while chunk := list(itertools.islice(remaining, CHUNK)):
+        answers = iter(predictor.predict([item.row for item in chunk if isinstance(item, Placed)]))
+        for item in chunk:
+            place = {"file": item.source, "line": item.line}
+            if isinstance(item, Bad):
+                num_bad += 1
+                out.write(line(place | {"error": item.reason, "column": item.column}))
+            else:
+                out.write(line(place | next(answers)))
+        num_rows += len(chunk)
+        if time.monotonic() - last >= LINE_S:
+            last = time.monotonic()
+            say(f"{num_rows:,} rows answered  {num_rows / (last - began):,.0f} rows/s", sys.stderr)
+    seconds = max(time.monotonic() - began, 1e-9)
+    refused = f", {num_bad:,} of them could not be read" if num_bad else ""
+    say(f"{num_rows:,} rows in {seconds:.1f} s ({num_rows / seconds:,.0f} rows/s){refused}", sys.stderr)
+    return num_rows, num_bad
+
+
+def load(model: Path, device: str, precision: str) -> Predictor:
+    """The predictor of a model directory on the device asked for; auto takes a GPU where there is one."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device is '{device}'. Known: auto, cpu, cuda")
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ConfigError(f"--precision is '{precision}'. Known: auto, fp32, bf16")
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ResourceError("--device is cuda, but torch finds no GPU here. Leave it at auto, or say cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Predictor.load(model, device, precision)
+
+
+def reading(predictor: Predictor, changes: Sequence[str] = ()) -> DataConfig:
+    """How the model's training files were read, with `data.key=value` changes; columns text and label for a stranger."""
+    stored = predictor.info.get("experiment") or {
+        "task": predictor.name,
+        "data": {"train": "unknown", "text": "text", "label": "label"},
+    }
+    for change in changes:
+        if not change.startswith("data."):
+            raise ConfigError(f"--set {change}: only how files are read can be set here, such as data.label=stars")
+    data: DataConfig = experiments.change(stored, changes).data
+    return data
+
+
+def found(
+    files: Sequence[str], predictor: Predictor, data: DataConfig, wanted: dict[str, str]
+) -> Iterator[Placed | Bad]:
+    for source in resolve(files):
+        yield from clean(source, predictor.task, wanted, read_options(data))
+
+
+def rows_of(texts: Sequence[str], predictor: Predictor) -> list[dict[str, Any]]:
+    try:
+        return [predictor.task.clean({"text": text}, {"text": "text"}) for text in texts]
+    except Refused as refused:
+        raise DataError(f"--text: {refused.reason}") from None
+
+
+@contextmanager
+def writing(output: Path | None) -> Iterator[IO[str]]:
+    """Standard output, or a file that appears when it is whole."""
+    if output is None:
+        yield sys.stdout
+        return
+    part = output.with_name(f"{output.name}.part")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        file = open(part, "w", encoding="utf-8")
+    except OSError as e:
+        raise ResourceError(f"{output}: cannot be written: {e.strerror or e}") from None
+    try:
+        with file:
+            yield file
+        os.replace(part, output)
+    except OSError as e:
+        raise ResourceError(f"{output}: cannot be written: {e.strerror or e}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def line(answer: Answer) -> str:
+    return json.dumps(answer, ensure_ascii=False) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    with writing(path) as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+
+
+def say(text: str, file: IO[str] | None = None) -> None:
+    print(text, flush=True, file=file)

@@ -1,0 +1,56 @@
+"""What all tests share: one thread, the real data or a reason to skip, small files of reviews written here."""
+
+import csv
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+Reviews = Callable[..., Path]
+
+THINGS = "film book song meal hotel phone lamp chair game train park shop soup coat ring boat".split()
+GOOD = "good great lovely fine superb bright warm clever".split()
+BAD = "bad awful dull poor broken cold stupid weak".split()
+FILLER = "the a this that was is very quite really so and of it in my our today again here there".split()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The real data sets; the test is skipped where they are not."""
+    folder = Path(os.environ.get("BIGMODEL_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "README.md").is_file():
+        pytest.skip(f"the real data is not here: {folder} (BIGMODEL_DATA names its folder)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reviews() -> Reviews:
+    """reviews(path, n, seed): a CSV with the columns text and label (good or bad); one word of ten tells which."""
+    return write_reviews
+
+
+def write_reviews(path: Path, num_rows: int = 200, seed: int = 0) -> Path:
+    rng = random.Random(seed)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["text", "label"])
+        for _ in range(num_rows):
+            label = rng.choice(["good", "bad"])
+            words = [rng.choice(FILLER + THINGS) for _ in range(rng.randint(3, 20))]
+            words[rng.randrange(len(words))] = rng.choice(GOOD if label == "good" else BAD)
+            out.writerow([" ".join(words), label])
+    return path
