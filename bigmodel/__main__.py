@@ -14,23 +14,52 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 100},
+    epilog="A first look: bigmodel demo. With your own data: bigmodel train reviews.yaml optim.lr=2e-3",
 )
 
-ModelDir = Annotated[Path, typer.Argument(help="A model directory: runs/NAME/model, or any of Hugging Face.")]
+ModelDir = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model directory: runs/NAME/model, or any of Hugging Face.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16, or auto: the one the model was scored in.")]
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", help="How the files are read, where not as in training: data.label=stars")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="How the files are read, where not as in training: data.label=stars"
+    ),
 ]
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"bigmodel {version('bigmodel')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
 def train(
-    experiment: Annotated[Path, typer.Argument(help="The experiment file (YAML).")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, such as optim.lr=2e-3")] = None,
+    experiment: Annotated[Path, typer.Argument(metavar="EXPERIMENT", help="The experiment file (YAML).")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes for this run, such as optim.lr=2e-3")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete what the output folder holds.")] = False,
 ) -> None:
-    """Train the model of an experiment file, or go on where it was; then test it."""
+    """Train the model of an experiment file, and test it.
+
+    A run that was interrupted goes on where it was; one that is finished is not trained again.
+    """
     from bigmodel import pipeline
 
     pipeline.train(experiment, overrides or [], fresh)
@@ -39,7 +68,9 @@ def train(
 @app.command()
 def evaluate(
     model: ModelDir,
-    files: Annotated[list[str], typer.Argument(help="Files with labels, in the format the model was trained from.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Files with labels, in the format the model was trained from.")
+    ],
     output: Annotated[Path | None, typer.Option(help="Write the report here as JSON.")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -54,11 +85,13 @@ def evaluate(
 @app.command()
 def predict(
     model: ModelDir,
-    files: Annotated[list[str] | None, typer.Argument(help="Files of rows; none with --text.")] = None,
+    files: Annotated[list[str] | None, typer.Argument(metavar="FILE", help="Files of rows; none with --text.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the answers here, JSON Lines; else they are printed.")
     ] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Answer this text; may be given again.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Answer this text; may be given again.")
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show which tokens decided.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -82,7 +115,10 @@ def serve(
     num_gpus: Annotated[float, typer.Option(help="GPUs of each replica.")] = 0,
     precision: Precision = "auto",
 ) -> None:
-    """Serve a model over HTTP until Ctrl-C, on a Ray of its own or the one RAY_ADDRESS names."""
+    """Serve a model over HTTP until Ctrl-C.
+
+    On a Ray of its own, or on the one that RAY_ADDRESS names.
+    """
     from serve_app.start import serve as run
 
     run(
@@ -103,7 +139,10 @@ def demo(
     output: Annotated[str, typer.Option(help="Folder of the demonstration's run.")] = "runs/demo",
     port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 0,
 ) -> None:
-    """Walk the whole path on reviews that a small grammar writes: train, test, serve, ask."""
+    """Walk the whole path once: train, test, serve, ask.
+
+    The data is 5,000 reviews that a small grammar writes; it takes less than a minute.
+    """
     from bigmodel import demonstration
 
     demonstration.walk(output, port)

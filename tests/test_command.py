@@ -1,0 +1,128 @@
+"""The command as a person types it: in a process of its own, judged by what it prints and how it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+VERBS = ["train", "evaluate", "predict", "serve", "demo"]
+HEAVY = ["torch", "ray", "transformers", "numpy", "pyarrow", "sklearn", "captum"]
+PROBE = f"""
+import atexit, sys
+atexit.register(lambda: print("loaded:", [name for name in {HEAVY} if name in sys.modules]))
+sys.argv = ["bigmodel", *sys.argv[1:]]
+from bigmodel.__main__ import main
+main()
+"""
+
+
+def bigmodel(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bigmodel", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+def message(done: subprocess.CompletedProcess[str]) -> str:
+    """What a mistake is answered with: on standard error, without a traceback, with exit code 2."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS), ["--version"], []])
+def test_help_answers_without_importing_anything_heavy(arguments):
+    done = subprocess.run([sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, check=False)
+    assert "loaded: []" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == (0 if arguments else 2)
+
+
+def test_help_names_every_verb_in_a_whole_phrase():
+    help_text = bigmodel("--help").stdout
+    for verb in VERBS:
+        [line] = [line for line in help_text.splitlines() if line.startswith(f"  {verb} ")]
+        assert not line.endswith("..."), line
+
+
+def test_the_installed_script_is_the_module():
+    script = Path(sys.executable).with_name("bigmodel")
+    done = subprocess.run([script, "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout == bigmodel("--help").stdout
+
+
+def test_the_version_is_that_of_the_package():
+    from importlib.metadata import version
+
+    assert bigmodel("--version").stdout.strip() == f"bigmodel {version('bigmodel')}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian", "a.yaml"], "trian"),
+        (["train"], "EXPERIMENT"),
+        (["train", "a.yaml", "--frehs"], "--frehs"),
+        (["train", "missing.yaml"], "missing.yaml: no such file"),
+        (["serve", "nowhere"], "nowhere: not a model directory"),
+        (["predict", "nowhere"], "files or --text"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_message(arguments, expected, tmp_path):
+    assert expected in message(bigmodel(*arguments, folder=tmp_path))
+
+
+def test_all_mistakes_of_an_experiment_file_are_said_at_once_with_their_lines(tmp_path):
+    (tmp_path / "reviews.yaml").write_text(
+        "task: text-classification\ndata: {train: reviews.csv, text: review, label: label}\n"
+        "model:\n  type: lstm\n  hiden_size: 100\ntrain: {epochs: none}\nout: runs\n"
+    )
+    lines = message(bigmodel("train", "reviews.yaml", "optim.lr=-1", folder=tmp_path)).splitlines()
+    assert len(lines) == 4, lines
+    assert any("reviews.yaml:5: model has no field 'hiden_size'. Did you mean 'hidden_size'?" in line for line in lines)
+    assert any("reviews.yaml:6: train.epochs" in line for line in lines)
+    assert any("reviews.yaml:7: the experiment has no field 'out'" in line for line in lines)
+    assert any("command line: optim.lr" in line for line in lines)
+
+
+def test_a_wrong_column_is_said_with_the_columns_there_are(tmp_path, reviews):
+    reviews(tmp_path / "reviews.csv", 20)
+    (tmp_path / "reviews.yaml").write_text(
+        "task: text-classification\ndata: {train: reviews.csv, text: txt, label: label}\n"
+    )
+    said = message(bigmodel("train", "reviews.yaml", folder=tmp_path))
+    assert "reviews.csv: no column 'txt'. Did you mean 'text'?" in said and "text, label" in said
+
+
+def test_an_interrupted_run_leaves_with_130_and_goes_on_with_the_same_command(tmp_path, reviews):
+    reviews(tmp_path / "reviews.csv", 300)
+    (tmp_path / "reviews.yaml").write_text(
+        "task: text-classification\ndata: {train: reviews.csv, text: text, label: label}\n"
+        "model: {type: lstm, hidden_size: 16, embedding_size: 16}\n"
+        "train: {epochs: 100000, threads: 1, precision: fp32}\noutput: run\n"
+    )
+    command = [sys.executable, "-m", "bigmodel", "train", "reviews.yaml"]
+    steps = []
+    for _ in range(2):
+        running = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ
+        )
+        assert running.stdout is not None
+        seen = ""
+        for line in running.stdout:
+            seen += line
+            if line.startswith("step "):
+                break
+        time.sleep(0.5)
+        running.send_signal(signal.SIGINT)
+        seen += running.communicate(timeout=60)[0]
+        assert running.returncode == 130, seen
+        last = seen.strip().splitlines()[-1]
+        assert last.startswith("bigmodel: stopped after step ") and "the state is saved" in last, seen
+        assert "Traceback" not in seen
+        steps.append(int(last.split("step ")[1].split()[0]))
+    assert f"continuing from the checkpoint of step {steps[0]:,}" in seen
+    assert steps[1] > steps[0]
