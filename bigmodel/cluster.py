@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,13 +22,18 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+LOOPBACK = {
+    # Ray takes 127.0.0.1 for this machine's address, as it does by itself on macOS, and binds every port to it; on Linux
+    # it would open them to the whole network. For a Ray that one process starts for itself, not for one that others join.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+}
 
 
 def connect(num_cpus: int | None = None) -> bool:
-    """Join the Ray that RAY_ADDRESS names, or that this process is connected to; else start one. -> it is ours to stop."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    """Join the Ray that RAY_ADDRESS names, or this process is connected to; else start one. -> it is ours to stop."""
     address = os.environ.get("RAY_ADDRESS")
+    for name, value in (ENVIRONMENT | ({} if address else LOOPBACK)).items():
+        os.environ.setdefault(name, value)
     secure_token()
     import ray
 
@@ -51,7 +57,8 @@ def secure_token() -> None:
     """Token authentication on, with a token that only its owner can read (Ray itself writes it with mode 0644)."""
     if os.environ.get("RAY_AUTH_MODE"):
         return
-    os.environ["RAY_AUTH_MODE"] = "token"
+    if "ray" not in sys.modules:  # it read the mode when it was imported; now only its own default, the same, is left
+        os.environ["RAY_AUTH_MODE"] = "token"
     if os.environ.get("RAY_AUTH_TOKEN"):
         return
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")

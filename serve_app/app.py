@@ -20,7 +20,7 @@ def build(args: Mapping[str, Any]) -> Application:
 
 
 def application(options: ServeOptions) -> Application:
-    deployment = serve.deployment(
+    deployment: Any = serve.deployment(
         serve.ingress(None)(Replica),
         name=options.word,
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
@@ -35,11 +35,12 @@ def application(options: ServeOptions) -> Application:
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=LoggingConfig(enable_access_log=False),
     )
-    return deployment.bind(options)
+    bound: Application = deployment.bind(options)
+    return bound
 
 
 def autoscaling(options: ServeOptions) -> AutoscalingConfig:
-    """On ongoing requests. Delays are not shorter than the window looked back on, and steps at most double: no thrashing."""
+    """On ongoing requests. Delays are not shorter than the window looked back on, steps at most double: no thrashing."""
     look_back_s = max(1.0, min(options.upscale_delay_s, 10.0))
     return AutoscalingConfig(
         min_replicas=options.min_replicas,

@@ -24,7 +24,7 @@ class Batching:
     max_tokens: int = 4096
     """Padded tokens of one batch: its longest item times its number of items."""
     call_tokens: int = 128
-    """What calling the model once costs, in tokens. A batch grows while the padding this adds costs less than a call."""
+    """What one call of the model costs, in tokens. A batch grows while the padding this adds costs less than a call."""
     max_age_s: float = 0.1
     """An item older than this is taken first, whatever its length."""
 

@@ -1,4 +1,4 @@
-"""What one replica counts about itself, in Prometheus' text format. Each replica is its own series (label `replica`)."""
+"""What one replica counts about itself, in Prometheus' text format. Each replica is a series of its own."""
 
 from __future__ import annotations
 

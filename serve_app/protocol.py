@@ -18,7 +18,7 @@ _visible = re.compile(r"[^\s\x00\x1c-\x1f\x85\ufeff]")  # what the tokenizers' n
 
 
 class PredictRequest(BaseModel):
-    """One text or many: `{"text": "..."}` is answered by one answer, `{"texts": ["...", ...]}` by a list in the same order."""
+    """`{"text": "..."}` is answered by one answer, `{"texts": ["...", ...]}` by a list in the same order."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -27,7 +27,7 @@ class PredictRequest(BaseModel):
 
 
 class TextAnswer(BaseModel):
-    """What the model says about one text; the last three keys are there only when the text was longer than the model reads."""
+    """What the model says about one text; the last three keys are there only when it was longer than the model reads."""
 
     label: str
     score: float = Field(description="Probability of `label`.")

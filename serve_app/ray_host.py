@@ -1,18 +1,19 @@
-"""Ray and Serve underneath: environment, start or join, stop. Everything that leans on Ray's private parts is in this file."""
+"""Ray and Serve underneath: environment, start or join, stop. All that leans on Ray's private parts is in this file."""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
+import logging
 import os
-import secrets
 import shutil
 import socket
-import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bigmodel.cluster import LOOPBACK, secure_token
 from bigmodel.errors import ServeError
 
 HAPROXY = """#!/bin/sh
@@ -20,7 +21,8 @@ HAPROXY = """#!/bin/sh
 previous=
 for word in "$@"; do
   if [ "$previous" = -f ]; then
-    sed -i -e 's/^\\( *bind \\)[*]*:{stats}$/\\1127.0.0.1:{stats}/' -e 's/^\\( *bind \\)[*]*:{metrics}$/\\1127.0.0.1:{metrics}/' \\
+    sed -i -e 's/^\\( *bind \\)[*]*:{stats}$/\\1127.0.0.1:{stats}/' \\
+      -e 's/^\\( *bind \\)[*]*:{metrics}$/\\1127.0.0.1:{metrics}/' \\
       -e 's/ mode 666 level admin/ mode 600 level admin/' "$word"
   fi
   previous=$word
@@ -29,21 +31,33 @@ exec {binary} "$@"
 """
 
 
-@dataclass
+FILES = {
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+}
+
+
+@dataclass(frozen=True)
 class Host:
-    """A Ray that serves: where it answers, and whether it is ours to stop."""
+    """A Ray that serves: where it answers, and, if it is ours to stop, the folder of its files."""
 
     url: str
-    started: bool
     folder: Path | None = None
+
+    @property
+    def ours(self) -> bool:
+        return self.folder is not None
 
 
 def settings(folder: Path) -> dict[str, str]:
-    """Environment of a Ray of our own: HAProxy in front, throughput mode, ports of its own, nothing reported home.
+    """Environment of a Ray of our own: loopback, HAProxy in front, throughput mode, ports and files of its own.
 
-    Set before Ray is imported: Serve reads most of these at import, in every process.
+    Set before Ray is imported: it reads most of these at import, in every process.
     """
-    values = {
+    values = LOOPBACK | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         # Ray holds a stopping replica open for 30 s, for load balancers that poll; ours is told at once and retries.
@@ -54,20 +68,24 @@ def settings(folder: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     binary = _haproxy()
-    if binary:
-        names = ("STATS", "METRICS")
-        ports = dict(zip(names, free_ports(len(names)), strict=True))
-        wrapper = folder / "haproxy"
-        wrapper.write_text(HAPROXY.format(stats=ports["STATS"], metrics=ports["METRICS"], binary=binary))
-        wrapper.chmod(0o700)
-        values |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(port) for name, port in ports.items()}
-        values |= {
+    if binary is None:
+        return values
+    stats, metrics, fallback = free_ports(3)
+    wrapper = folder / "haproxy"
+    wrapper.write_text(HAPROXY.format(stats=stats, metrics=metrics, binary=binary))
+    wrapper.chmod(0o700)
+    return (
+        values
+        | {name: str(folder / file) for name, file in FILES.items()}
+        | {
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_ports(1)[0]),
-            "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
         }
-    return values
+    )
 
 
 def _haproxy() -> str | None:
@@ -87,42 +105,34 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def secure_token() -> None:
-    """Token authentication on, with a token that only its owner can read (Ray itself writes it with mode 0644)."""
-    os.environ["RAY_AUTH_MODE"] = "token"
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-    if stat.S_IMODE(path.stat().st_mode) & 0o077 and path.stat().st_uid == os.getuid():
-        path.chmod(0o600)
-
-
-def start(host: str, port: int, num_cpus: float) -> Host:
+def start(host: str, port: int, num_cpus: int) -> Host:
     """A Ray of our own on this machine, with Serve listening on host:port. Raises ServeError if the port is taken."""
-    _check_free(host, port)
-    folder = Path(tempfile.mkdtemp(prefix="bigmodel-serve-"))
-    secure_token()
-    os.environ.update(settings(folder))
-    import ray
+    check_free(host, port)
+    # readable by nobody else, unlike Ray's own; its path is short, for a socket's may have 107 characters
+    folder = Path(tempfile.mkdtemp(prefix="bigmodel-", dir="/tmp" if os.path.isdir("/tmp") else None))
+    ours = Host(f"http://{_reachable(host)}:{port}", folder)
+    try:
+        secure_token()
+        os.environ.update(settings(folder))
+        import ray
 
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, int(num_cpus)),
-        include_dashboard=False,
-        configure_logging=True,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
-    _start_serve(host, port)
-    return Host(f"http://{_reachable(host)}:{port}", started=True, folder=folder)
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            _temp_dir=str(folder),
+        )
+        _start_serve(host, port)
+    except BaseException:
+        stop(ours, None)
+        raise
+    return ours
 
 
 def join(address: str, host: str, port: int) -> Host:
-    """The Ray at `address`, with Serve as it is there, or started on host:port. Its data plane is its own environment's."""
+    """The Ray at `address`, with Serve as it is there, or started on host:port. How it serves is its environment's say."""
     secure_token()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
@@ -131,14 +141,11 @@ def join(address: str, host: str, port: int) -> Host:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False, ignore_reinit_error=True)
     except (ConnectionError, RuntimeError) as error:
         raise ServeError(f"No Ray answers at {address}: {str(error).splitlines()[0]}") from None
-    client = _start_serve(host, port)
-    there = client.http_config
-    return Host(f"http://{_reachable(there.host or host)}:{there.port}", started=False)
+    there = _start_serve(host, port).http_config
+    return Host(f"http://{_reachable(there.host or host)}:{there.port}")
 
 
 def _start_serve(host: str, port: int) -> Any:
-    import logging
-
     from ray.serve._private.api import serve_start
     from ray.serve.schema import LoggingConfig
 
@@ -150,6 +157,21 @@ def _start_serve(host: str, port: int) -> Any:
     )
 
 
+def close_internal_port() -> None:
+    """In a replica, before Serve opens its port for other deployments' calls: bind it to loopback where Ray is there too.
+
+    Serve binds it to every interface, asks for no token, and unpickles what arrives.
+    """
+    import ray
+    from ray.serve._private import replica as private
+
+    replica: Any = private
+    if not ipaddress.ip_address(ray.util.get_node_ip_address()).is_loopback:
+        return
+    bind = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, where: bind(server, where.replace("[::]", "127.0.0.1"))
+
+
 def failure(status: Any) -> str:
     """The sentence in a failed application's message: the last line of the traceback that a replica died with."""
     messages = [d.message for d in status.deployments.values() if d.message] or [status.message]
@@ -158,22 +180,20 @@ def failure(status: Any) -> str:
     return (errors or lines or ["no reason given"])[-1].partition("Error: ")[2] or (lines or ["no reason given"])[-1]
 
 
-def stop(host: Host, name: str) -> None:
-    """Take down what was started, and no more: the application, and Ray if it is ours. Requests in flight are answered."""
+def stop(host: Host, name: str | None) -> None:
+    """Take down what was started: the application, and Ray if it is ours. Requests in flight are answered first."""
     import ray
     from ray import serve
 
-    if not ray.is_initialized():
-        return
-    with contextlib.suppress(Exception):  # a Ray that is gone needs no stopping
-        serve.delete(name)
-    if host.started:
+    if name and ray.is_initialized():
+        with contextlib.suppress(Exception):  # a Ray that is gone needs no stopping
+            serve.delete(name)
+    if host.folder:
         ray.shutdown()
-        if host.folder:
-            shutil.rmtree(host.folder, ignore_errors=True)
+        shutil.rmtree(host.folder, ignore_errors=True)
 
 
-def _check_free(host: str, port: int) -> None:
+def check_free(host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

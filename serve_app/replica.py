@@ -1,4 +1,4 @@
-"""One replica: it loads the model, proves it, and answers HTTP itself. The only place where endpoint, batches and model meet."""
+"""One replica: it loads the model, proves it, and answers HTTP itself. Endpoint, batches and model meet only here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ray import serve
 
+from serve_app import ray_host
 from serve_app.batching import Batcher, Batching
 from serve_app.endpoint import Endpoint
 from serve_app.metrics import Metrics
@@ -14,7 +15,7 @@ from serve_app.options import ServeOptions
 from serve_app.protocol import Answer, Limits
 
 SWITCH_S = 0.0005
-"""How long a thread may keep Python's lock while another wants it: the model's thread asks for it at every torch call."""
+"""How long a thread may keep Python's lock while another wants it: the model's wants it at every torch call."""
 
 
 class Replica:
@@ -28,6 +29,7 @@ class Replica:
 
         from bigmodel.predictor import Predictor
 
+        ray_host.close_internal_port()
         torch.set_num_threads(max(1, int(options.num_cpus)))
         sys.setswitchinterval(SWITCH_S)
         device = "cuda" if options.num_gpus else "cpu"

@@ -1,15 +1,14 @@
-"""`bigmodel serve`: start or join Ray, deploy one model, say where it answers, and take down on Ctrl-C what was started."""
+"""`bigmodel serve`: start or join Ray, deploy one model, say where it answers; on Ctrl-C take down what was started."""
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,36 +33,85 @@ def serve(
     """
     given = {key: value for key, value in options.items() if value is not None}
     checked = read_options({"model": str(Path(model_dir).absolute())} | given)
-    with serving(checked, host, port, address or os.environ.get("RAY_ADDRESS")) as url:
+    with signals_interrupt(), serving(checked, host, port, address or os.environ.get("RAY_ADDRESS"), say) as url:
         say(f"{checked.word} answers at {url}/models/{checked.word}/predict")
         say(f"Page to try it: {url}/models/{checked.word}/docs    Stop: Ctrl-C")
-        wait_for_signal()
+        with suppress(KeyboardInterrupt):
+            signal.pause()
         say("Stopping: requests in flight are answered first.")
 
 
 @contextmanager
-def serving(options: ServeOptions, host: str, port: int, address: str | None = None) -> Iterator[str]:
+def serving(
+    options: ServeOptions, host: str, port: int, address: str | None = None, say: Callable[[str], None] = print
+) -> Iterator[str]:
     """The application up and answering inside the block; yields the base URL. Leaves nothing behind that it started."""
     if not (Path(options.model) / "config.json").is_file():
         raise ConfigError(f"{options.model}: not a model directory (it has no config.json).")
     if address:
         ray = ray_host.join(address, host, port)
     else:
-        ray = ray_host.start(host, port, options.num_cpus * options.max_replicas)
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        options = fit_machine(options, {"CPU": cpus, "GPU": num_gpus() if options.num_gpus else 0}, say)
+        ray = ray_host.start(host, port, cpus)
+    deployed = False
     try:
+        check_new(ray, options)
+        deployed = True
         deploy(ray, options)
         yield ray.url
     finally:
-        ray_host.stop(ray, options.word)
+        ray_host.stop(ray, options.word if deployed else None)
+
+
+def fit_machine(options: ServeOptions, there: dict[str, float], say: Callable[[str], None]) -> ServeOptions:
+    """The options as far as a machine of its own can do them: fewer replicas at most, or ResourceError if too few."""
+    check_resources(options, there, "this machine")
+    most = min([int(there[kind] // each) for kind, each in needs(options).items() if each])
+    if most >= options.max_replicas:
+        return options
+    say(f"This machine has room for {most} of {options.max_replicas} replicas; there will not be more.")
+    return options.model_copy(update={"max_replicas": most})
+
+
+def check_resources(options: ServeOptions, there: dict[str, float], where: str) -> None:
+    """ResourceError where the least number of replicas does not fit: Ray would wait for ever."""
+    for kind, each in needs(options).items():
+        need, have = each * options.min_replicas, there.get(kind, 0)
+        if need > have:
+            raise ResourceError(
+                f"{options.min_replicas} replicas of {each:g} {kind} each need {need:g}; {where} has {have:g}. "
+                f"Lower min_replicas or num_{kind.lower()}s, or join a larger cluster (RAY_ADDRESS)."
+            )
+
+
+def needs(options: ServeOptions) -> dict[str, float]:
+    return {"CPU": options.num_cpus, "GPU": options.num_gpus}
+
+
+def num_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def check_new(ray: Host, options: ServeOptions) -> None:
+    """ServeError where somebody else's application has the name: deploying would replace it, and stopping remove it."""
+    from ray import serve as ray_serve
+
+    if not ray.ours and options.word in ray_serve.status().applications:
+        raise ServeError(f"The Ray at {ray.url} already serves an application '{options.word}'. Choose another --name.")
 
 
 def deploy(ray: Host, options: ServeOptions) -> None:
     """Run the application and wait until it answers through the front door."""
+    import ray as running
     from ray import serve as ray_serve
 
     from serve_app.app import application
 
-    _check_resources(options)
+    if not ray.ours:
+        check_resources(options, running.cluster_resources(), f"the Ray at {ray.url}")
     prefix = route_prefix(ray, options)
     try:
         ray_serve.run(application(options), name=options.word, route_prefix=prefix)
@@ -75,21 +123,7 @@ def deploy(ray: Host, options: ServeOptions) -> None:
 
 def route_prefix(ray: Host, options: ServeOptions) -> str:
     """A Ray of our own serves one model from the root; on a shared one each model has its own path."""
-    return "/" if ray.started else f"/models/{options.word}"
-
-
-def _check_resources(options: ServeOptions) -> None:
-    """Ray would wait for ever for what is not there."""
-    import ray
-
-    there = ray.cluster_resources()
-    for kind, each in (("CPU", options.num_cpus), ("GPU", options.num_gpus)):
-        need, have = each * options.min_replicas, there.get(kind, 0)
-        if need > have:
-            raise ResourceError(
-                f"{options.min_replicas} replicas with {each:g} {kind} each need {need:g}; Ray has {have:g}. "
-                f"Lower min_replicas or num_{kind.lower()}s, or join a larger cluster."
-            )
+    return "/" if ray.ours else f"/models/{options.word}"
 
 
 def _wait_until_it_answers(url: str, patience_s: float = 30) -> None:
@@ -105,13 +139,13 @@ def _wait_until_it_answers(url: str, patience_s: float = 30) -> None:
             time.sleep(0.05)
 
 
-def wait_for_signal() -> None:
-    """Sleep until Ctrl-C or SIGTERM."""
-    told = threading.Event()
-    before = {number: signal.signal(number, lambda *_: told.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """SIGTERM, and a terminal that closes, are KeyboardInterrupts like Ctrl-C: what was started is taken down."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
-        while not told.wait(3600):
-            pass
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
