@@ -73,6 +73,7 @@ class DataConfig(Section):
     label: str | None = None
     """The column that holds the label."""
     split: SplitConfig = SplitConfig()
+    """How the training rows are shared out where `valid` or `test` names no file."""
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "text"] = "auto"
     """auto goes by the extension, then by the content."""
     encoding: str = "auto"
@@ -101,9 +102,11 @@ class OptimConfig(Section):
     betas: tuple[Ratio, Ratio] = (0.9, 0.999)
     """Decay rates of Adam's first and second moment."""
     eps: PositiveFloat = 1e-8
+    """Added to Adam's denominator, against division by zero."""
     bias_correction: bool = True
     """false takes m / (sqrt(v) + eps) as it is."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Pulls matrices, kernels and tables towards 0; biases and norms are left alone."""
     momentum: Ratio = 0.0
     """Gradient descent only."""
     nesterov: bool = False
@@ -127,6 +130,7 @@ class OptimConfig(Section):
 
 class TrainConfig(Section):
     epochs: PositiveInt = 5
+    """How often training goes through the training rows."""
     batch_size: PositiveInt = 64
     """Samples of one optimiser step, over all workers and pieces: the number of workers never changes it."""
     accumulate: PositiveInt = 1
@@ -140,6 +144,7 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto times both on the first batch and keeps bf16 where it is a tenth faster; a rerun repeats the choice."""
     seed: Count = 0
+    """Of the initial weights, the order of the samples, augmentation and dropout."""
     validate_every: Count = 0
     """Optimiser steps between validations; 0 is once an epoch."""
     checkpoint_every: Count = 0
@@ -149,6 +154,7 @@ class TrainConfig(Section):
     early_stopping: Count = 0
     """Validations without improvement after which training ends; 0 never ends early."""
     label_smoothing: Ratio = 0.0
+    """Part of the target that is spread evenly over all labels."""
     average: Ratio = 0.0
     """Decay of an exponential moving average of the weights, which is then what is validated and kept; 0 is none."""
     bucket: PositiveInt = 50
@@ -161,6 +167,7 @@ class TrainConfig(Section):
 
 class Experiment(Section):
     task: Literal["text-classification"]
+    """What the model is for: text-classification, a text in and one label of a fixed set out."""
     data: DataConfig
     model: dict[str, Any] = {"type": "textcnn"}
     """`type` (lstm, gru, textcnn, transformer, or a model type of transformers) or `pretrained` (directory or hub

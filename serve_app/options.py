@@ -17,7 +17,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 class ServeOptions(BaseModel):
     """One model, one Serve application."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     model: str
     """The model directory; every node that runs a replica must see it."""
@@ -27,11 +27,15 @@ class ServeOptions(BaseModel):
     """auto: what training recorded in bigmodel.json."""
 
     min_replicas: int = Field(default=1, ge=1)
+    """Replicas that always run."""
     max_replicas: int = Field(default=1, ge=1)
+    """Replicas at most, as requests come."""
     target_ongoing_requests: float = Field(default=32, gt=0)
     """Requests per replica, waiting or running, that autoscaling aims at. In-replica batching makes 32 cheap."""
     upscale_delay_s: float = Field(default=5, ge=0)
+    """Seconds of too many requests before a replica is added."""
     downscale_delay_s: float = Field(default=120, ge=0)
+    """Seconds of too few requests before one is taken away."""
     num_cpus: float = Field(default=1, ge=0)
     """CPUs that Ray sets aside for each replica; the model computes with this many threads, at least one."""
     num_gpus: float = Field(default=0, ge=0)
@@ -40,9 +44,11 @@ class ServeOptions(BaseModel):
     max_texts: int = Field(default=64, ge=1)
     """Texts in one request."""
     max_body_bytes: int = Field(default=1 << 20, ge=1)
+    """Bytes of one request's body."""
     max_waiting: int = Field(default=1024, ge=1)
     """Texts that may wait in one replica; beyond it the answer is 503 with Retry-After."""
     retry_after_s: int = Field(default=1, ge=1)
+    """What Retry-After then says, in seconds."""
     max_batch_tokens: int = Field(default=4096, ge=1)
     """Padded tokens in one call of the model."""
 
