@@ -15,7 +15,17 @@ from transformers.modeling_utils import PreTrainedModel
 
 
 class RNNConfig(PreTrainedConfig):
-    """The fields that LSTM and GRU share."""
+    """The fields that LSTM and GRU share.
+
+    embedding_size     width of a token's vector
+    hidden_size        width of the state of one direction
+    num_hidden_layers  layers, each reading the states of the one below
+    bidirectional      also read from the end
+    pooling            what the classifier sees of the states: last (of each direction), mean or max over the tokens
+    embedding_dropout  probability that a component of a token's vector is dropped
+    dropout            the same for the states, between layers and before the classifier
+    initializer_range  deviation of the weights that `init: normal` draws
+    """
 
     vocab_size: int = 30_000
     embedding_size: int = 128
@@ -31,23 +41,14 @@ class RNNConfig(PreTrainedConfig):
 
 @strict
 class LSTMConfig(RNNConfig):
-    """LSTM text classifier.
-
-    embedding_size     width of a token's vector
-    hidden_size        width of the state of one direction
-    num_hidden_layers  layers, each reading the states of the one below
-    bidirectional      also read from the end
-    pooling            what the classifier sees of the states: last (of each direction), mean or max over the tokens
-    embedding_dropout  probability that a component of a token's vector is dropped
-    dropout            the same for the states, between layers and before the classifier
-    """
+    """LSTM text classifier."""
 
     model_type = "lstm"
 
 
 @strict
 class GRUConfig(RNNConfig):
-    """GRU text classifier; the fields are those of LSTMConfig."""
+    """GRU text classifier."""
 
     model_type = "gru"
 

@@ -29,6 +29,7 @@ class TextCNNConfig(PreTrainedConfig):
     ngram_size         width of an n-gram's vector
     embedding_dropout  probability that a component of a token's vector is dropped
     dropout            the same for the features the classifier sees
+    initializer_range  deviation of the weights that `init: normal` draws
     """
 
     model_type = "textcnn"
