@@ -126,9 +126,21 @@ def macro_f1_interval(matrix: Counts, **options: Any) -> tuple[float, float]:
     return bootstrap_interval(macro_f1_statistic(wanted, found, len(matrix)), matrix[wanted, found], **options)
 
 
+KINDS = 1000  # of values a mean is resampled from
+
+
 def mean_interval(values: Floats, **options: Any) -> tuple[float, float]:
-    """`bootstrap_interval` of the mean of one number a row (N,)."""
-    return bootstrap_interval(lambda drawn: drawn @ values / len(values), np.ones(len(values), np.int64), **options)
+    """`bootstrap_interval` of the mean of one number a row (N,).
+
+    Values closer than a thousandth of their range count as one kind, with their own mean: what that takes from the
+    variance is at most range^2 / 12e6, and a million rows cost no more than a thousand.
+    """
+    low, spread = values.min(), float(np.ptp(values)) or 1.0
+    kind = ((values - low) / spread * KINDS).astype(np.int64).clip(0, KINDS - 1)
+    counts, sums = np.bincount(kind), np.bincount(kind, values)
+    occurs = counts > 0
+    means = sums[occurs] / counts[occurs]
+    return bootstrap_interval(lambda drawn: drawn @ means / len(values), counts[occurs], **options)
 
 
 def macro_f1_statistic(wanted: Counts, found: Counts, num_labels: int) -> Statistic:

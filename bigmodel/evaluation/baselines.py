@@ -1,0 +1,123 @@
+"""What a classifier has to beat, on the same rows: the most frequent label, and a linear model that costs seconds.
+
+The linear model is a linear SVM (Fan et al., 2008, LIBLINEAR, http://jmlr.org/papers/v9/fan08a.html) over TF-IDF
+weights of n-grams: of characters for Chinese-like text, of words otherwise, by the same look at the training texts that
+chooses the tokenizer. Its settings are fixed, so that its number is a property of the data, comparable between runs.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bigmodel.evaluation.metrics import accuracy, accuracy_interval, confusion, macro_f1, mcnemar
+from bigmodel.evaluation.tested import Training
+from bigmodel.tasks import tokenizer
+from bigmodel.tasks.base import Row
+
+NGRAMS = (1, 2)
+C = 0.5
+MAX_ROWS = 100_000  # training rows the linear model sees: more cost minutes and hardly move it
+RARE = 2  # n-grams of fewer texts are left out, where there are texts enough
+FEW_ROWS = 100
+ALPHA = 0.05  # of McNemar's test: below it a difference is called beyond noise
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over the training rows tells."""
+
+    labels: Counter[str]
+    known: set[str]
+    """The contents asked about that stand in the training rows too."""
+    rows: list[Row]
+    """All rows, in their order; a random choice of MAX_ROWS of them where there are more."""
+
+
+def survey(training: Training, contents: set[str], content: Callable[[Row], str]) -> Survey:
+    labels: Counter[str] = Counter()
+    known: set[str] = set()
+    rows: list[Row] = []
+    rng = random.Random(0)
+    for number, row in enumerate(training()):
+        labels[row["label"]] += 1
+        if (text := content(row)) in contents:
+            known.add(text)
+        if number < MAX_ROWS:
+            rows.append(row)
+        elif (place := rng.randint(0, number)) < MAX_ROWS:  # reservoir sampling (Vitter, 1985, algorithm R)
+            rows[place] = row
+    return Survey(labels, known, rows)
+
+
+def majority(counts: Counter[str], wanted: Sequence[str], source: str) -> dict[str, Any]:
+    """Always the most frequent label of `counts`, which come from the rows that `source` names."""
+    label = max(sorted(counts), key=counts.__getitem__)
+    found = [label] * len(wanted)
+    return {"label": label, "of": source, "accuracy": accuracy(found, wanted), "macro_f1": macro_f1(found, wanted)}
+
+
+def linear(rows: Sequence[Row], texts: Sequence[str], wanted: Sequence[str], model: Sequence[str]) -> dict[str, Any]:
+    """Fit on `rows`, answer `texts`, and compare with what `model` answered; {"reason"} where nothing can be fitted."""
+    start = time.perf_counter()
+    kind = tokenizer.choose(row["text"] for row in rows)
+    try:
+        found = fit_and_answer(rows, texts, "char" if kind == "char" else "word")
+    except ValueError as e:
+        return {"reason": f"scikit-learn could not fit it: {str(e).splitlines()[0]}"}
+    labels = sorted({*found, *wanted})
+    return {
+        "features": f"TF-IDF of {'character' if kind == 'char' else 'word'} 1- and 2-grams",
+        "training_rows": len(rows),
+        "seconds": round(time.perf_counter() - start, 2),
+        "accuracy": accuracy(found, wanted),
+        "macro_f1": macro_f1(found, wanted),
+        "interval": list(accuracy_interval(confusion(found, wanted, labels))),
+        "comparison": compare(model, found, wanted),
+    }
+
+
+def fit_and_answer(rows: Sequence[Row], texts: Sequence[str], analyzer: str) -> list[str]:
+    """The linear model's label of each text. ValueError where the rows have one label only, or no n-gram at all."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.svm import LinearSVC
+
+    rare = RARE if len(rows) >= FEW_ROWS else 1
+    vectorizer = TfidfVectorizer(analyzer=analyzer, ngram_range=NGRAMS, sublinear_tf=True, min_df=rare)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the last bit of the optimum changes no comparison
+        svm = LinearSVC(C=C, random_state=0)
+        svm.fit(vectorizer.fit_transform([row["text"] for row in rows]), [row["label"] for row in rows])
+    return [str(label) for label in svm.predict(vectorizer.transform(texts))]
+
+
+def compare(model: Sequence[str], baseline: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
+    """Who is right more often, and whether by more than chance: McNemar's test on the rows only one has right."""
+    only_model = sum(m == w != b for m, b, w in zip(model, baseline, wanted, strict=True))
+    only_baseline = sum(b == w != m for m, b, w in zip(model, baseline, wanted, strict=True))
+    p = mcnemar(only_model, only_baseline)
+    ahead = only_model - only_baseline
+    return {
+        "only_model_right": only_model,
+        "only_linear_right": only_baseline,
+        "difference": ahead / len(wanted),
+        "p": p,
+        "better": "model" if ahead > 0 else "linear" if ahead < 0 else "neither",
+        "beyond_noise": p < ALPHA,
+        "statement": _statement(ahead / len(wanted), p),
+    }
+
+
+def _statement(difference: float, p: float) -> str:
+    if not difference:
+        return "The model and the linear baseline are right equally often."
+    first, second = ("model", "linear baseline") if difference > 0 else ("linear baseline", "model")
+    noise = "beyond noise" if p < ALPHA else "within noise: these rows do not tell them apart"
+    shown = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
+    return f"The {first} is better than the {second} by {abs(difference) * 100:.2f} points, {noise} (McNemar {shown})."

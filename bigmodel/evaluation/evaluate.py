@@ -1,0 +1,105 @@
+"""evaluate(predictor, rows) -> report: how good the answers are, beside what, where they fail, and how fast they come.
+
+What every task has stands here: its own score, truncated inputs, speed. The rest is the analysis of its kind, a module
+beside this one that is named by the last word of the task: text-classification -> classification.py. Such a module has
+
+    analyse(tested) -> dict     further keys of the report, JSON-able
+    render(report) -> Iterator  what a person reads of them, for rich
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bigmodel.errors import DataError
+from bigmodel.evaluation.tested import Place, Say, Tested, Training
+from bigmodel.tasks.base import Answer, Row, Task
+
+if TYPE_CHECKING:
+    from bigmodel.predictor import Predictor
+
+WARM_UP = 8  # rows answered once before the clock runs: first calls load and tune kernels
+
+
+def evaluate(
+    predictor: Predictor,
+    rows: Sequence[Row],
+    place: Place,
+    training: Training | None = None,
+    say: Say = lambda line: None,
+) -> dict[str, Any]:
+    """Answer the rows and judge the answers. -> the report, JSON-able.
+
+    rows      cleaned, with their targets
+    place     number of a row -> its file and line
+    training  makes an iterable of the rows the model learnt from: baselines are fitted on them
+    say       told what takes its time
+
+    DataError where there is nothing to judge, or a row has no target.
+    """
+    rows = rows[:]
+    _check(predictor.task, rows, place)
+    questions = [{role: value for role, value in row.items() if role not in predictor.task.targets} for row in rows]
+    answers, speed = _answer(predictor, questions)
+    report = {
+        "task": predictor.name,
+        "rows": len(rows),
+        "metrics": predictor.task.score(answers, rows),
+        **analysis(predictor.name).analyse(Tested(predictor.task, rows, place, answers, training, say)),
+        "truncated": _truncated(answers),
+        "speed": speed,
+    }
+    return report
+
+
+def analysis(task: str) -> Any:
+    """The module that reads the answers of this kind of task."""
+    return importlib.import_module(f"bigmodel.evaluation.{task.rpartition('-')[2]}")
+
+
+def _check(task: Task, rows: Sequence[Row], place: Place) -> None:
+    if not rows:
+        raise DataError(
+            "there are no rows to test on: the files hold none that can be used, or data.split.test is 0. "
+            "Name files of labelled rows, or leave a part of the rows for the test with data.split.test"
+        )
+    for i, row in enumerate(rows):
+        if missing := [role for role in task.targets if row.get(role) is None]:
+            file, line = place(i)
+            raise DataError(
+                f"{file}:{line}: the row has no {missing[0]}. A test needs one in every row; "
+                "rows without are answered by `bigmodel predict`"
+            )
+
+
+def _answer(predictor: Predictor, questions: Sequence[Row]) -> tuple[list[Answer], dict[str, Any]]:
+    """Answers in the order of the rows, and how fast they came, encoding included."""
+    import torch
+
+    predictor.predict(questions[:WARM_UP])
+    start = time.perf_counter()
+    samples = predictor.encode(questions)
+    answers = predictor.predict_samples(samples)
+    seconds = max(time.perf_counter() - start, 1e-9)
+    num_tokens = sum(predictor.task.length(sample) for sample in samples)
+    return answers, {
+        "seconds": round(seconds, 4),
+        "rows_per_s": round(len(questions) / seconds, 1),
+        "tokens_per_s": round(num_tokens / seconds, 1),
+        "device": predictor.device,
+        "precision": predictor.precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _truncated(answers: Sequence[Answer]) -> dict[str, int]:
+    """How many rows the model read in part, and the longest of them in tokens."""
+    cut = [answer for answer in answers if answer.get("truncated")]
+    return {
+        "rows": len(cut),
+        "longest": max((answer["tokens"] for answer in cut), default=0),
+        "read": max((answer["tokens_read"] for answer in cut), default=0),
+    }
