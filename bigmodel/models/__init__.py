@@ -2,6 +2,7 @@
 
     build(model, learnt, task)   the `model:` section of an experiment and what the data taught -> the model
     problems(model, task)        what is wrong with that section, before any weight exists
+    reads(source)                the most tokens of a text that a checkpoint can read
     init.initialize              the weights that do not come from a checkpoint
 
 A new architecture is one file, its import here and its name in OURS.
@@ -16,8 +17,17 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
-from bigmodel.models import pretrained
-from bigmodel.models.fields import Problem, divisibility_problem, field_problems, make, root_message, suggest
+from bigmodel.models import positions, pretrained
+from bigmodel.models.fields import (
+    ModelError,
+    Problem,
+    divisibility_problem,
+    field_problems,
+    make,
+    own_fields,
+    root_message,
+    suggest,
+)
 from bigmodel.models.rnn import GRUForSequenceClassification, LSTMForSequenceClassification
 from bigmodel.models.textcnn import TextCNNForSequenceClassification
 from bigmodel.models.transformer import encoder_defaults
@@ -40,6 +50,12 @@ DEFAULTS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] =
 
 ARCHITECTURES: tuple[str, ...] = (*(_config_of(model).model_type for model in OURS), *DEFAULTS)
 
+EXAMPLE: dict[str, Any] = {
+    "vocab_size": 64, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "max_length": 64,
+    "id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1},
+}  # fmt: skip
+"""What data may teach; to build a model for its shapes alone."""
+
 AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "image-classification": "AutoModelForImageClassification",
@@ -47,8 +63,8 @@ AUTO_CLASSES = {
     "text-generation": "AutoModelForCausalLM",
 }
 
-# these number their positions from pad_token_id + 1
-OFFSET_POSITIONS = {"camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xmod"}
+PADDING_SHOWS = {"canine", "convbert", "fnet", "funnel", "nystromformer", "xlnet", "yoso"}
+"""Types of transformers that answer otherwise when a text is padded: what is asked beside it would change an answer."""
 
 
 def register(model: type[PreTrainedModel]) -> None:
@@ -74,17 +90,15 @@ def build(model: Mapping[str, Any], learnt: Mapping[str, Any], task: str) -> Pre
     """The model that an experiment's section and the training data describe, in fp32 on the CPU.
 
     model   `type` or `pretrained` and the fields of the config, without `problems`
-    learnt  vocab_size, pad_token_id, id2label, label2id, max_length, as far as the task has them
+    learnt  vocab_size, pad_token_id, bos_token_id, eos_token_id, id2label, label2id, max_length, as the task has them
     task    such as text-classification
 
-    From scratch the weights are what torch and transformers draw: call `init.initialize`. Raises ValueError with a
-    message for the user where a pretrained model cannot be loaded or does not fit.
+    From scratch the weights are what torch and transformers draw: call `init.initialize`. Raises ModelError where a
+    pretrained model cannot be loaded or does not fit.
     """
     if "pretrained" in model:
         fields = {name: value for name, value in model.items() if name != "pretrained"}
-        labels = {name: learnt[name] for name in ("id2label", "label2id") if name in learnt}
-        source, vocab_size = model["pretrained"], learnt.get("vocab_size", 0)
-        return pretrained.load(source, _auto_class(task), fields, labels, vocab_size)
+        return pretrained.load(model["pretrained"], _auto_class(task), fields, learnt)
     model_type, fields = _resolve(model)
     config_class = CONFIG_MAPPING[model_type]
     config = make(config_class, {**_taught(config_class, learnt), **fields})
@@ -101,10 +115,19 @@ def problems(model: Mapping[str, Any], task: str) -> list[Problem]:
         return [(key, f"model.{key} is {model[key]!r}, but must be a word")]
     try:
         config_class = (_config_class if key == "type" else _pretrained_config)(model[key], task)
-    except ValueError as e:
+    except ModelError as e:
         return [(key, str(e))]
     fields = {name: value for name, value in model.items() if name != key}
-    return field_problems(config_class, fields) or (_together_problems(model, task) if key == "type" else [])
+    if problems := field_problems(config_class, fields):
+        return problems
+    if key == "pretrained":
+        return pretrained.reshaping_problems(model[key], _auto_class(task), fields)
+    return _together_problems(model, task)
+
+
+def reads(source: str) -> int | None:
+    """The most tokens of a text that the checkpoint `source` can read; None where there is no limit."""
+    return positions.max_tokens(pretrained.read_config(source))
 
 
 def _auto_class(task: str) -> Any:
@@ -122,29 +145,30 @@ def _resolve(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _taught(config_class: type[PreTrainedConfig], learnt: Mapping[str, Any]) -> dict[str, Any]:
     """What the data taught, as far as the architecture has a field for it."""
-    taught = {name: learnt[name] for name in ("vocab_size", "pad_token_id", "id2label", "label2id") if name in learnt}
-    names = set(config_class.__dataclass_fields__) | set(config_class.attribute_map)
-    if "max_length" in learnt and "max_position_embeddings" in names:
-        offset = learnt["pad_token_id"] + 1 if config_class.model_type in OFFSET_POSITIONS else 0
-        taught["max_position_embeddings"] = learnt["max_length"] + offset
+    taught = {name: value for name, value in learnt.items() if name != "max_length"}
+    if "max_length" in learnt:
+        rows = positions.table_size(config_class.model_type, learnt["max_length"], learnt["pad_token_id"])
+        taught["max_position_embeddings"] = rows
+    names = own_fields(config_class) | set(config_class.attribute_map) | {"id2label", "label2id"}
     return {name: value for name, value in taught.items() if name in names}
 
 
 def _config_class(name: str, task: str) -> type[PreTrainedConfig]:
-    """The config class of a type that can do the task; ValueError otherwise."""
+    """The config class of a type that can do the task; ModelError otherwise."""
     model_type = DEFAULTS[name][0] if name in DEFAULTS else name
     supported = _auto_class(task)._model_mapping
     if model_type not in CONFIG_MAPPING:
         known = [*ARCHITECTURES, *supported._model_mapping]
         hint = suggest(name, ARCHITECTURES) or suggest(name, known)
-        raise ValueError(
+        raise ModelError(
             f"model has no type '{name}'.{hint} Types: {', '.join(ARCHITECTURES)}, or a model type of transformers"
         )
     config_class: type[PreTrainedConfig] = CONFIG_MAPPING[model_type]
     if config_class not in supported:
-        raise ValueError(
+        raise ModelError(
             f"model.type {name} has no form for {task}. Types that have: {', '.join(ARCHITECTURES)}, bert ..."
         )
+    _refuse_padding_shows(config_class, f"model.type {name}")
     return config_class
 
 
@@ -155,15 +179,21 @@ def _together_problems(model: Mapping[str, Any], task: str) -> list[Problem]:
         if problem := divisibility_problem(CONFIG_MAPPING[model_type], fields, model):
             return [problem]
         with torch.device("meta"):
-            build(model, {"vocab_size": 64, "pad_token_id": 0, "id2label": {0: "a", 1: "b"}, "max_length": 64}, task)
+            build(model, EXAMPLE, task)
     except Exception as e:
         return [("type", f"model.type {model['type']} cannot be built from these fields: {root_message(e)}")]
     return []
 
 
 def _pretrained_config(source: str, task: str) -> type[PreTrainedConfig]:
-    """The config class of a checkpoint that can do the task; ValueError otherwise."""
+    """The config class of a checkpoint that can do the task; ModelError otherwise."""
     config = pretrained.read_config(source)
     if type(config) not in _auto_class(task)._model_mapping:
-        raise ValueError(f"model.pretrained: {source} is a {config.model_type}, which has no form for {task}")
+        raise ModelError(f"model.pretrained: {source} is a {config.model_type}, which has no form for {task}")
+    _refuse_padding_shows(type(config), f"model.pretrained: {source} is a {config.model_type}, which")
     return type(config)
+
+
+def _refuse_padding_shows(config_class: type[PreTrainedConfig], what: str) -> None:
+    if config_class.model_type in PADDING_SHOWS:
+        raise ModelError(f"{what} answers a text otherwise when others are asked with it: its padding is not masked")

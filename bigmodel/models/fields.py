@@ -6,6 +6,7 @@ has a message of its own. A problem is (key of the model section, message).
 
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Container, Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
@@ -14,29 +15,44 @@ from transformers.configuration_utils import PreTrainedConfig
 
 Problem = tuple[str, str]
 
-LEARNT = {"vocab_size", "pad_token_id", "id2label", "label2id", "num_labels"}
+LEARNT = {
+    "vocab_size": "the training data", "pad_token_id": "the tokenizer", "bos_token_id": "the tokenizer",
+    "eos_token_id": "the tokenizer", "id2label": "the training data", "label2id": "the training data",
+    "num_labels": "the training data", "max_position_embeddings": "data.max_length",
+}  # fmt: skip
+"""Fields that no experiment sets, and what they follow from."""
 POSITIVE = {
     "hidden_size", "embedding_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_filters",
-    "kernel_sizes", "ngram_orders", "ngram_buckets", "ngram_size", "max_position_embeddings",
+    "kernel_sizes", "ngram_orders", "ngram_buckets", "ngram_size",
 }  # fmt: skip
 
 
-def field_problems(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> list[Problem]:
-    """Misspelt names, wrong types and impossible values, each looked at alone."""
-    return [
-        (key, message)
-        for key, value in values.items()
-        if (message := name_problem(config_class, key) or value_problem(config_class, key, value))
-    ]
+class ModelError(ValueError):
+    """A model that was asked for cannot be; the message is for the person who asked."""
+
+
+def field_problems(config_class: type[PreTrainedConfig], values: Mapping[Any, Any]) -> list[Problem]:
+    """Misspelt names, wrong types and impossible values, each looked at alone; and two names of one field."""
+    problems = []
+    for key, value in values.items():
+        message = name_problem(config_class, key) or value_problem(config_class, key, value)
+        own = config_class.attribute_map.get(key)
+        if message is None and own in values:
+            message = f"model.{key} and model.{own} are one field of this model: keep one of them"
+        if message:
+            problems.append((str(key), message))
+    return problems
 
 
 def name_problem(config_class: type[PreTrainedConfig], key: str) -> str | None:
-    if key in LEARNT:
-        return f"model.{key} follows from the training data and cannot be set here"
+    common = {own: name for name, own in config_class.attribute_map.items()}.get(key, key)
+    if common in LEARNT:
+        return f"model.{key} follows from {LEARNT[common]} and cannot be set here"
     own = own_fields(config_class)
     if key in own or key in config_class.attribute_map:
         return None
-    return f"model has no field '{key}'.{suggest(key, own)} Fields: {', '.join(sorted(own - LEARNT))}"
+    known = own - set(LEARNT)
+    return f"model has no field '{key}'.{suggest(key, known)} Fields: {', '.join(sorted(known))}"
 
 
 def value_problem(config_class: type[PreTrainedConfig], key: str, value: Any) -> str | None:
@@ -47,18 +63,27 @@ def value_problem(config_class: type[PreTrainedConfig], key: str, value: Any) ->
         annotation = {field.name: field.type for field in dataclasses.fields(config_class)}[name]
         hint = suggest(value, map(str, get_args(annotation))) if get_origin(annotation) is Literal else ""
         return f"model.{key} is {value!r}, but must be {describe(annotation)}{hint and '.' + hint}"
-    numbers = [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, (int, float))]
-    if name in POSITIVE and any(number < 1 for number in numbers):
+    numbers = [
+        number
+        for number in (value if isinstance(value, list) else [value])
+        if isinstance(number, (int, float)) and not isinstance(number, bool)
+    ]
+    if POSITIVE & {key, name} and any(number < 1 for number in numbers):
         return f"model.{key} is {value!r}, but must be at least 1"
-    if ("dropout" in name or name.endswith("_prob")) and any(not 0 <= number < 1 for number in numbers):
+    if ("drop" in name or name.endswith("_prob")) and any(not 0 <= number < 1 for number in numbers):
         return f"model.{key} is {value!r}, but a probability of dropping is at least 0 and below 1"
+    if name.endswith(("_range", "_eps")) and any(not 0 < number < math.inf for number in numbers):
+        return f"model.{key} is {value!r}, but must be above 0"
     return None
 
 
 def divisibility_problem(
     config_class: type[PreTrainedConfig], values: Mapping[str, Any], given: Container[str]
 ) -> Problem | None:
-    """Attention heads share the width equally, where the architecture gives them no size of their own."""
+    """Attention heads share the width equally, where the architecture gives them no size of their own.
+
+    values  the fields, defaults of ours included; given  those that the experiment names
+    """
     config = make(config_class, values)
     names = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
     if not {"hidden_size", "num_attention_heads"} <= names or "head_dim" in names:
@@ -66,9 +91,13 @@ def divisibility_problem(
     width, heads = config.hidden_size, config.num_attention_heads
     if width % heads == 0:
         return None
-    key = "num_attention_heads" if "num_attention_heads" in given else "hidden_size"
+    heads_key, width_key = (
+        own if (own := config_class.attribute_map.get(key, key)) in given else key
+        for key in ("num_attention_heads", "hidden_size")
+    )
     divisors = ", ".join(str(n) for n in range(1, min(width, 64) + 1) if width % n == 0)
-    return key, f"model.hidden_size {width} is not divisible by num_attention_heads {heads}. It is by {divisors}"
+    message = f"model.{width_key} {width} is not divisible by {heads_key} {heads}. It is by {divisors}"
+    return heads_key if heads_key in given else width_key, message
 
 
 def make(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> PreTrainedConfig:

@@ -26,8 +26,8 @@ def initialize(model: PreTrainedModel, scheme: str, seed: int) -> None:
                        matrices. The scheme's fans say nothing here: a table is looked up, not multiplied. A padding
                        row is 0
     biases             0, but 1 for the forget gate of an LSTM (Gers et al., 2000; Jozefowicz et al., 2015)
-    norms              weight 1, bias 0
-    anything else      matrices normal with `initializer_range`; vectors stay as the architecture made them
+    norms              as the architecture made them: weight 1, or 0 where it adds 1 itself
+    anything else      matrices normal with `initializer_range`; vectors as the architecture made them
 
     The numbers follow from the seed and the parameter's name alone: not from torch's global generator, the device, or
     what other parameters there are. Of a model that `build` read from a checkpoint only the fresh parameters are set.
@@ -74,7 +74,7 @@ def choose(module: nn.Module, name: str, parameter: Tensor, scheme: str, fill: F
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return table(module, std if scheme == "normal" else parameter.shape[1] ** -0.5)
     if "Norm" in type(module).__name__:
-        return constant(1.0 if name == "weight" else 0.0)
+        return None
     if isinstance(module, Conv1D) and name == "weight":  # stored as (in, out), which exchanges the fans
         return lambda values, generator: fill(values.t(), generator)
     if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):

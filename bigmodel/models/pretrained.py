@@ -6,74 +6,117 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
-from transformers.models.auto.configuration_auto import AutoConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
-from bigmodel.models.fields import fit, root_message
+from bigmodel.models.fields import ModelError, Problem, fit, root_message
+
+Shapes = dict[str, torch.Size]
 
 
 def read_config(source: str) -> PreTrainedConfig:
-    """The config of a directory or hub name; ValueError with a message for the user where there is none."""
+    """The config of a directory or hub name; ModelError where there is none, or no weights beside it."""
     path = locate(source)
     folder = Path(path)
-    if not folder.is_dir() and (source.startswith((".", "/", "~")) or source.count("/") > 1):
-        raise ValueError(f"model.pretrained: there is no directory {source}")
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        raise ValueError(f"model.pretrained: {source} holds no weights (*.safetensors; other formats are not read)")
+    here = source != "" and folder.is_dir()
+    if not here and (not source or source[0] in "./~" or source.count("/") > 1):
+        raise ModelError(f"model.pretrained: there is no directory '{source}'")
+    if here and not any(folder.glob("*.safetensors")):
+        raise ModelError(f"model.pretrained: {source} holds no weights (*.safetensors; other formats are not read)")
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as e:
-        raise ValueError(f"model.pretrained: {source} cannot be opened: {root_message(e)}") from None
+        stored, _ = PreTrainedConfig.get_config_dict(path)
+        model_type = stored.get("model_type")
+        config: PreTrainedConfig | None = None
+        if model_type in CONFIG_MAPPING:
+            config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as e:  # whatever a damaged file makes of it
+        what = f"{source} cannot be opened" if here else f"'{source}' is no directory here, and no hub name to be had"
+        raise ModelError(f"model.pretrained: {what}: {root_message(e)}") from None
+    if config is None:
+        raise ModelError(
+            f"model.pretrained: {source} is of the type '{model_type}', which transformers does not have; "
+            "code that comes with a checkpoint is not run"
+        )
     return config
 
 
-def load(
-    source: str, auto_class: Any, fields: Mapping[str, Any], labels: Mapping[str, Any], vocab_size: int
-) -> PreTrainedModel:
-    """The model of a checkpoint in fp32, with config `fields` changed and the data's `labels` (id2label, label2id).
+def load(source: str, auto_class: Any, fields: Mapping[str, Any], learnt: Mapping[str, Any]) -> PreTrainedModel:
+    """The model of a checkpoint in fp32, with config `fields` changed, for the labels and the tokenizer of `learnt`.
 
     The attribute `fresh` of the result names the parameters that do not come from the checkpoint: its head, unless that
-    was trained for the same labels. Raises ValueError where a field changes the shape of other weights, and where a
-    tokenizer of `vocab_size` knows more tokens than the model.
+    was trained for the same labels. Raises ModelError where the tokenizer knows more tokens than the model, and where
+    the weights cannot be read.
     """
     config = read_config(source)
     known_labels = config.id2label
     known_tokens = config.get_text_config().vocab_size
-    if vocab_size > known_tokens:
-        raise ValueError(f"model.pretrained: the tokenizer has {vocab_size} tokens, but {source} knows {known_tokens}")
-    for name, value in {**fields, **labels}.items():
-        setattr(config, name, fit(type(config), config.attribute_map.get(name, name), value))
-
+    if learnt.get("vocab_size", 0) > known_tokens:
+        raise ModelError(
+            f"model.pretrained: {source}: its tokenizer has {learnt['vocab_size']:,} tokens, its model {known_tokens:,}"
+        )
+    config = changed(config, {**fields, **_taught(learnt)})
     try:
         model, info = auto_class.from_pretrained(
             locate(source), config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
             ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
-    except (OSError, ValueError) as e:
-        raise ValueError(f"model.pretrained: {source} cannot be opened: {root_message(e)}") from None
+    except (OSError, ValueError, SafetensorError) as e:
+        raise ModelError(f"model.pretrained: {source} cannot be opened: {root_message(e)}") from None
 
     head = label_shaped(auto_class, config)
     mismatched = {entry[0] for entry in info["mismatched_keys"]}
     if mismatched - head:
-        raise ValueError(
-            f"model: {', '.join(fields)} do not fit the weights of {source}: {sorted(mismatched - head)[0]}"
-        )
+        raise ModelError(f"model.pretrained: {source}: its weights are not those that its config.json describes")
     fresh = set(info["missing_keys"]) | mismatched
     model.fresh = frozenset(fresh if config.id2label == known_labels else fresh | head)
     return model  # type: ignore[no-any-return]
+
+
+def _taught(learnt: Mapping[str, Any]) -> dict[str, Any]:
+    """The data's labels and the tokenizer's padding. What labels meant before, such as a regression, goes with them."""
+    taught = {name: learnt[name] for name in ("id2label", "label2id", "pad_token_id") if name in learnt}
+    return taught | ({"problem_type": None} if "id2label" in learnt else {})
+
+
+def changed(config: PreTrainedConfig, values: Mapping[str, Any]) -> PreTrainedConfig:
+    """A copy of the config with other values."""
+    config = copy.deepcopy(config)
+    for name, value in values.items():
+        own = config.attribute_map.get(name, name)
+        setattr(config, own, fit(type(config), own, value))
+    return config
+
+
+def reshaping_problems(source: str, auto_class: Any, fields: Mapping[str, Any]) -> list[Problem]:
+    """Fields that would need other weights than the checkpoint has."""
+    problems: list[Problem] = []
+    config = read_config(source)
+    for key, value in fields.items():
+        try:
+            fits = shapes(auto_class, changed(config, {key: value})) == shapes(auto_class, config)
+        except Exception as e:
+            problems.append((key, f"model.{key} {value!r} does not go with {source}: {root_message(e)}"))
+            continue
+        if not fits:
+            has = getattr(config, key)
+            problems.append((key, f"model.{key} {value!r} does not fit the weights of {source}, made with {has!r}"))
+    return problems
 
 
 def label_shaped(auto_class: Any, config: PreTrainedConfig) -> set[str]:
     """The parameters whose shape follows from the number of labels."""
     wider = copy.deepcopy(config)
     wider.num_labels = len(config.id2label or {}) + 1
+    others = shapes(auto_class, wider)
+    return {name for name, shape in shapes(auto_class, config).items() if others[name] != shape}
+
+
+def shapes(auto_class: Any, config: PreTrainedConfig) -> Shapes:
+    """Of every parameter, without memory for one."""
     with torch.device("meta"):
-        shapes, others = (
-            {name: parameter.shape for name, parameter in auto_class.from_config(c).named_parameters()}
-            for c in (config, wider)
-        )
-    return {name for name, shape in shapes.items() if others[name] != shape}
+        return {name: parameter.shape for name, parameter in auto_class.from_config(config).named_parameters()}
 
 
 def locate(source: str) -> str:

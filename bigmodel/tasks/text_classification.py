@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 model_class = "AutoModelForSequenceClassification"
 goal = Goal("accuracy", "max")
 targets = ("label",)
+
+VOCABULARY = "tokenizer.json"
 
 
 def columns(data: DataConfig) -> dict[str, str]:
@@ -60,7 +64,7 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
     learnt = fit_labels((row["label"] for row in rows()), data.label or "label")
     if pretrained := experiment.model.get("pretrained"):
         processor = load_tokenizer(pretrained, data.max_length)
-        return processor, learnt
+        return processor, learnt | {"vocab_size": len(processor), "pad_token_id": processor.pad_token_id}
     from bigmodel.models import is_ours
 
     texts = (row["text"] for row in rows())
@@ -70,34 +74,44 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
     learnt |= {
         "vocab_size": len(processor),
         "pad_token_id": processor.pad_token_id,
+        "bos_token_id": processor.cls_token_id,
+        "eos_token_id": processor.sep_token_id,
         "max_length": data.max_length,
     }
     return processor, learnt
 
 
 def shaped_by(experiment: Experiment) -> dict[str, Any]:
-    """The samples of all our models are the same; encoders want their text enclosed, pretrained ones their own tokens."""
-    from bigmodel.models import is_ours
+    """The samples of all our models are the same; encoders enclose a text, pretrained ones have their own."""
+    from bigmodel import models
 
-    return {"pretrained": experiment.model.get("pretrained"), "enclosed": not is_ours(experiment.model)}
+    source = experiment.model.get("pretrained")
+    if source is None:
+        return {"enclosed": not models.is_ours(experiment.model)}
+    vocabulary = Path(models.pretrained.locate(source), VOCABULARY)
+    content = hashlib.sha256(vocabulary.read_bytes()).hexdigest() if vocabulary.is_file() else None
+    return {"pretrained": source, "vocabulary": content}
 
 
 def load_tokenizer(pretrained: str, max_length: int) -> Any:
-    """The tokenizer of a pretrained model, reading at most `max_length` tokens."""
+    """The tokenizer of a pretrained model, reading at most `max_length` tokens, and no more than the model can."""
     from transformers import AutoTokenizer
 
+    from bigmodel import models
+
     try:
-        processor = AutoTokenizer.from_pretrained(pretrained, trust_remote_code=False)
+        processor = AutoTokenizer.from_pretrained(models.pretrained.locate(pretrained), trust_remote_code=False)
+        readable = models.reads(pretrained)
     except (OSError, ValueError) as e:
         reason = str(e).splitlines()[0]
         raise ConfigError(
             f"model.pretrained: '{pretrained}' is no model directory and no hub name to be had: {reason}"
         ) from None
     if not processor.is_fast:
-        raise ConfigError(f"model.pretrained: '{pretrained}' has a slow tokenizer; one with a tokenizer.json is needed")
+        raise ConfigError(f"model.pretrained: '{pretrained}' has a slow tokenizer; one with a {VOCABULARY} is needed")
     if processor.pad_token is None:
         processor.pad_token = processor.eos_token or processor.unk_token
-    processor.model_max_length = min(processor.model_max_length, max_length)
+    processor.model_max_length = min(processor.model_max_length, max_length, readable or max_length)
     return processor
 
 
