@@ -81,21 +81,27 @@ class TextCNNForSequenceClassification(PreTrainedModel):
 
     def forward(
         self,
-        input_ids: Tensor,  # (B, T)
+        input_ids: Tensor | None = None,  # (B, T)
         attention_mask: Tensor | None = None,  # (B, T), 0 marks padding, wherever it stands
         labels: Tensor | None = None,  # (B,)
-        inputs_embeds: Tensor
-        | None = None,  # (B, T, E), instead of the vectors of input_ids, which still make the n-grams
+        inputs_embeds: Tensor | None = None,  # (B, T, E), for the convolutions; n-grams are made of input_ids
     ) -> SequenceClassifierOutput:
-        real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask != 0  # (B, T)
+        given = input_ids if input_ids is not None else inputs_embeds
+        assert given is not None, "the model needs input_ids or inputs_embeds"
+        order, real = reading_order(attention_mask, given)  # (B, T)
+        ids = None if input_ids is None else input_ids.gather(1, order)
         features = []
         if self.convolutions:
-            embedded = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+            if inputs_embeds is None:
+                embedded = self.embeddings(ids)
+            else:
+                embedded = inputs_embeds.gather(1, order[..., None].expand_as(inputs_embeds))
             features += self.maxima(self.embedding_dropout(embedded) * real[..., None])
         if self.ngrams is not None:
-            rows = hash_ngrams(input_ids, real, self.config.ngram_orders, self.config.ngram_buckets)
+            assert ids is not None, "n-grams are made of input_ids: give them beside inputs_embeds"
+            rows = hash_ngrams(ids, real, self.config.ngram_orders, self.config.ngram_buckets)
             share = (rows > 0) / (rows > 0).sum(1, keepdim=True).clamp(min=1)
-            features.append((self.ngrams(rows) * share[..., None]).sum(1))  # (B, D)
+            features.append((self.ngrams(rows) * share[..., None].to(self.ngrams.weight.dtype)).sum(1))  # (B, D)
         logits = self.classifier(self.dropout(torch.cat(features, dim=-1)))  # (B, K)
         loss = None if labels is None else functional.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
@@ -104,6 +110,14 @@ class TextCNNForSequenceClassification(PreTrainedModel):
         """The strongest response of each filter, (B, F) for each width. embedded (B, T, E) is 0 at padding."""
         image = embedded.transpose(1, 2).unsqueeze(2)  # (B, E, 1, T), channels last in memory
         return [strongest(convolution, image) for convolution in self.convolutions]
+
+
+def reading_order(attention_mask: Tensor | None, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The indices that put a text's real tokens first, in their order, and which places are then real: both (B, T)."""
+    mask = torch.ones(inputs.shape[:2], device=inputs.device) if attention_mask is None else attention_mask
+    padding = mask == 0  # (B, T)
+    order = padding.to(torch.uint8).argsort(dim=1, stable=True)
+    return order, ~padding.gather(1, order)
 
 
 def strongest(convolution: nn.Module, image: Tensor) -> Tensor:
