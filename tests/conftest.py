@@ -3,8 +3,9 @@
 import csv
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -54,3 +55,37 @@ def write_reviews(path: Path, num_rows: int = 200, seed: int = 0) -> Path:
             words[rng.randrange(len(words))] = rng.choice(GOOD if label == "good" else BAD)
             out.writerow([" ".join(words), label])
     return path
+
+
+@pytest.fixture(scope="session")
+def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The one Ray of the session, on this machine, with more CPUs than there are cores; fit() and serve join it."""
+    from bigmodel import cluster
+
+    assert cluster.connect(num_cpus=4)
+    import ray
+
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def experiment(reviews: Reviews, tmp_path: Path) -> Callable[..., Any]:
+    """experiment("train.epochs=3", ...): a small experiment on 200 generated reviews in the test's own folder."""
+    from bigmodel.experiment import Experiment, change
+
+    source = write_reviews(tmp_path / "reviews.csv")
+
+    def make(*changes: str) -> Experiment:
+        return change(
+            {
+                "task": "text-classification",
+                "data": {"train": str(source), "text": "text", "label": "label"},
+                "model": {"type": "lstm", "hidden_size": 8, "embedding_size": 8},
+                "train": {"epochs": 2, "batch_size": 16, "threads": 1, "precision": "fp32"},
+                "output": str(tmp_path / "run"),
+            },
+            changes,
+        )
+
+    return make

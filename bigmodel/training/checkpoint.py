@@ -45,7 +45,10 @@ class Checkpoints:
 
     def names(self, prefix: str) -> list[str]:
         """Saves whose manifest stands, oldest first; whether the files are whole shows when one is loaded."""
-        found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+        try:
+            found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+        except NotADirectoryError:  # a file is in the way: saving will say so
+            return []
         folders = [info.base_name for info in found if info.type == pafs.FileType.Directory]
         manifests = self._fs.get_file_info([f"{self._root}/{name}/{MANIFEST}" for name in folders])
         there = [name for name, info in zip(folders, manifests, strict=True) if info.type == pafs.FileType.File]

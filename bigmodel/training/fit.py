@@ -7,11 +7,9 @@ through `ray.train.report`, which takes one report in two seconds and keeps no m
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
-import threading
 import time
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +25,7 @@ from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.training import loop
 from bigmodel.training.checkpoint import Checkpoints
-from bigmodel.training.events import Listener
+from bigmodel.training.events import Listener, Tail
 from bigmodel.training.loop import BEST, Trainer, Worker
 from bigmodel.training.run import Run
 
@@ -51,7 +49,9 @@ def fit(experiment: Experiment, fresh: bool = False, listener: Listener = lambda
         listener({"kind": "prepared", "fresh": prepared.fresh, "path": str(prepared.path), **prepared.counts})
         shutil.copyfile(prepared.path / "quarantine.jsonl", run.path / "quarantine.jsonl")
         run.begin(experiment, prepared.fingerprint)
-        if not run.finished:
+        if run.finished:
+            listener({"kind": "say", "line": f"{run.path}: finished before, not trained again. --fresh starts over"})
+        else:
             _finish(experiment, prepared, run, _train(experiment, prepared, run, listener))
     except (Interrupted, KeyboardInterrupt):
         run.write(state="interrupted")
@@ -211,38 +211,3 @@ def _cause(error: Exception) -> str:
     return " ".join(
         f"Worker {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items()
     ) or str(error)
-
-
-class Tail:
-    """Reads events.jsonl as the first worker writes it, for the listener in this process."""
-
-    def __init__(self, path: Path, listener: Listener) -> None:
-        self._path, self._listener = path, listener
-        self._position = path.stat().st_size if path.exists() else 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> Tail:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        while not self._stop.wait(0.2):
-            self._read()
-        self._read()
-
-    def _read(self) -> None:
-        if not self._path.exists():
-            return
-        with open(self._path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(min(self._position, size))  # a continued run cuts the file back
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._listener(json.loads(line))
-            self._position = file.tell()

@@ -8,6 +8,8 @@ it would have taken, and one worker of Ray Train takes those of this process.
 from __future__ import annotations
 
 import math
+import os
+import platform
 import signal
 import threading
 import time
@@ -24,8 +26,9 @@ from torch import Tensor
 from bigmodel import models, optim, tasks
 from bigmodel.data.order import Order, generator, shard
 from bigmodel.data.prepare import Prepared, open_prepared
-from bigmodel.errors import Interrupted, TrainingError
+from bigmodel.errors import ConfigError, Interrupted, TrainingError
 from bigmodel.experiment import Experiment
+from bigmodel.models.fields import ModelError
 from bigmodel.models.init import initialize
 from bigmodel.predictor import Predictor, autocast
 from bigmodel.tasks.base import Sample
@@ -86,7 +89,10 @@ class Trainer:
         self.total_steps = self.order.steps_per_epoch * train.epochs
         self.warmup = min(experiment.optim.warmup, self.total_steps // 10)
         torch.manual_seed(train.seed)
-        self.model = models.build(experiment.model, self.prepared.learnt, experiment.task)
+        try:
+            self.model = models.build(experiment.model, self.prepared.learnt, experiment.task)
+        except ModelError as e:
+            raise ConfigError(str(e)) from None
         initialize(self.model, experiment.init, train.seed)
         torch.nn.Module.to(self.model, self.worker.device).train()  # transformers' own `to` has lost its types
         self.optimizer = optim.build(experiment.optim, self.model)
@@ -285,14 +291,12 @@ def train(experiment: Experiment, prepared: Path, run_path: Path, worker: Worker
     trainer = Trainer(experiment, open_prepared(prepared), worker)
     first = worker.rank == 0
     checkpoints = Checkpoints(str(run_path / "checkpoints"), readonly=not first)
-    events = Events(run_path / "events.jsonl" if first else None, listener)
-    with Stop() as stop:
+    with Events(run_path / "events.jsonl" if first else None, listener) as events, Stop() as stop:
         _resume(trainer, checkpoints, events)
         _decide_precision(trainer, Run(run_path), events)
         trainer.wrap()
         _steps(trainer, checkpoints, events, stop)
-    events.write("end", step=trainer.progress.step, seconds=trainer.progress.seconds)
-    events.close()
+        events.write("end", step=trainer.progress.step, seconds=trainer.progress.seconds)
     return vars(trainer.progress) | {"precision": trainer.precision, "parameters": trainer.model.num_parameters()}
 
 
@@ -303,8 +307,6 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events) -> None:
         trainer.restore(found.tensors)
         trainer.progress = Progress(**found.state)
     events.start(trainer.progress.events)
-    for name in damaged:
-        events.write("damaged_checkpoint", name=name, used=found.name if found else None)
     sizes = {"train": len(trainer.samples), "valid": trainer.prepared.size("valid")}
     events.write(
         "start",
@@ -316,7 +318,11 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events) -> None:
         device=trainer.worker.device,
         workers=trainer.worker.world if trainer.worker.ray else 0,
         threads=trainer.worker.threads,
+        node=platform.node(),
+        pid=os.getpid(),
     )
+    for name in damaged:
+        events.write("damaged_checkpoint", name=name, used=found.name if found else None)
 
 
 def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:

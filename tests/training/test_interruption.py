@@ -1,0 +1,159 @@
+"""A run that is stopped or killed goes on where it was, with the same command and to the same bits."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bigmodel.errors import TrainingError
+from bigmodel.training.events import read
+from bigmodel.training.fit import fit
+from bigmodel.training.run import Run
+
+CHANGES = ("train.epochs=25", "train.checkpoint_every=7", "train.average=0.9", "data.augment.mask=0.1")
+
+
+def sha256(run: Path) -> str:
+    return hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def steps(run: Path) -> list[tuple[int, float]]:
+    return [(event["step"], event["loss"]) for event in read(run / "events.jsonl") if event["kind"] == "step"]
+
+
+def command(folder: Path, experiment: Any) -> subprocess.Popen[str]:
+    (folder / "e.yaml").write_text(experiment.to_yaml())
+    return subprocess.Popen(
+        [sys.executable, "-m", "bigmodel", "train", "e.yaml"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not any(number >= step for number, _ in steps(run)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def unbroken(experiment: Any, tmp_path: Path) -> Path:
+    return fit(experiment(*CHANGES, f"output={tmp_path / 'unbroken'}")).path
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on_to_the_same_bits(experiment, tmp_path, unbroken):
+    run = tmp_path / "run"
+    process = command(tmp_path, experiment(*CHANGES))
+    wait_for_step(run, 20, process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the state is saved" in said and "Traceback" not in said
+    assert Run(run).info["state"] == "interrupted"
+
+    process = command(tmp_path, experiment(*CHANGES))
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "continuing from the checkpoint of step" in said
+    assert sha256(run) == sha256(unbroken)
+    assert steps(run) == steps(unbroken)
+
+
+def test_kill_9_loses_no_more_than_since_the_last_checkpoint(experiment, tmp_path, unbroken):
+    run = tmp_path / "run"
+    for step in (9, 30):
+        process = command(tmp_path, experiment(*CHANGES))
+        wait_for_step(run, step, process)
+        process.kill()
+        process.communicate()
+    process = command(tmp_path, experiment(*CHANGES))
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    [line] = [line for line in said.splitlines() if line.startswith("continuing")]
+    assert int(line.split()[6]) >= 28
+    assert sha256(run) == sha256(unbroken)
+    assert steps(run) == steps(unbroken)
+
+
+def test_a_killed_worker_of_ray_is_started_anew_and_ends_at_the_same_bits(experiment, tmp_path, unbroken, ray_here):
+    killed: list[int] = []
+
+    def kill_at_step_20(event: dict[str, Any]) -> None:
+        if event["kind"] == "start":
+            worker.append(event["pid"])
+        if event["kind"] == "step" and event["step"] >= 20 and not killed:
+            killed.append(worker[-1])
+            os.kill(worker[-1], signal.SIGKILL)
+
+    worker: list[int] = []
+    run = fit(experiment(*CHANGES, "train.workers=1", f"output={tmp_path / 'ray'}"), listener=kill_at_step_20)
+    assert killed and worker[-1] != killed[0] != os.getpid()
+    assert sha256(run.path) == sha256(unbroken)
+    assert steps(run.path) == steps(unbroken)
+
+
+def test_two_processes_do_not_train_in_one_folder(experiment, tmp_path):
+    process = command(tmp_path, experiment(*CHANGES, "train.epochs=5000"))
+    try:
+        wait_for_step(tmp_path / "run", 1, process)
+        second = command(tmp_path, experiment(*CHANGES, "train.epochs=5000"))
+        said, _ = second.communicate(timeout=60)
+        assert second.returncode == 2 and "another process is training here" in said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_an_interrupted_test_is_made_up_for(experiment, tmp_path):
+    """Killed between training and report: the same command tests, and does not train."""
+    run = fit(experiment())
+    assert not run.report.exists()
+    process = command(tmp_path, experiment())
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert run.report.exists() and "not trained again" in said
+
+
+def test_a_full_disk_is_said_and_the_checkpoint_before_stays(experiment, tmp_path, monkeypatch):
+    """The file size limit of the process stands for the disk: writing fails in the middle of a file."""
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000));"
+        "from bigmodel.__main__ import main; sys.argv = ['bigmodel', 'train', 'e.yaml']; main()"
+    )
+    (tmp_path / "e.yaml").write_text(experiment("model.hidden_size=64", *CHANGES).to_yaml())
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stdout
+    assert "cannot be written" in done.stdout and "Traceback" not in done.stdout
+
+
+def test_retries_end_with_one_message(experiment, tmp_path, ray_here):
+    """A worker that is killed each time it starts."""
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] == 1:
+            os.kill(worker[-1], signal.SIGKILL)
+        if event["kind"] == "start":
+            worker.append(event["pid"])
+
+    worker: list[int] = []
+    with pytest.raises(TrainingError, match="training failed 2 times; the last checkpoint stays"):
+        fit(experiment("train.workers=1", "train.retries=1", "train.epochs=500"), listener=kill)
+    assert Run(tmp_path / "run").info["state"] == "failed"
