@@ -1,4 +1,4 @@
-"""Rows and samples on disk: Arrow IPC files, memory-mapped, read without copying. A part file holds one record batch."""
+"""Rows and samples on disk: Arrow IPC files of one record batch each, memory-mapped, read without copying."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _lists(arrays: Sequence[NDArray[Any]]) -> pa.Array:
 
 
 class Samples(Sequence[dict[str, Any]]):
-    """The samples of one split, in part files: `samples[i]` is views into the mapped file, `samples.lengths` (N,) int32."""
+    """The samples of one split, in part files: `samples[i]` is views into the mapped file, `lengths` (N,) int32."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._parts = [_columns(read(path)) for path in paths]

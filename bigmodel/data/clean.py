@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bigmodel.data.record import Bad, ReadOptions, excerpt
-from bigmodel.data.sources import columns, read
+from bigmodel.data.sources import open_rows
 from bigmodel.errors import DataError, did_you_mean
 from bigmodel.experiment import DataConfig
 from bigmodel.tasks.base import Refused, Row, Task
+
+SHOWN = 20  # names of columns in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,22 +28,11 @@ def read_options(data: DataConfig) -> ReadOptions:
     return ReadOptions(format=data.format, encoding=data.encoding, delimiter=data.delimiter, columns=names)
 
 
-def check_columns(source: str, wanted: Mapping[str, str], options: ReadOptions) -> None:
-    """DataError if the file has no column of that name."""
-    found = columns(source, options)
-    for role, column in wanted.items():
-        if column not in found:
-            guess = did_you_mean(column, found)
-            raise DataError(
-                f"{source}: no column '{column}'.{guess} Columns: {', '.join(found)}. "
-                f"Name the one that holds the {role} with data.{role}=NAME"
-            )
-
-
 def clean(source: str, task: Task, wanted: Mapping[str, str], options: ReadOptions) -> Iterator[Placed | Bad]:
     """Every record of a file, cleaned or refused, in order. `wanted` is role -> column."""
-    check_columns(source, wanted, options)
-    for record in read(source, options):
+    names, rows = open_rows(source, options, wanted.values())
+    _check_columns(source, wanted, names)
+    for record in rows:
         if isinstance(record, Bad):
             yield record
             continue
@@ -52,3 +43,15 @@ def clean(source: str, task: Task, wanted: Mapping[str, str], options: ReadOptio
             yield Bad(source, record.line, refused.column, refused.reason, excerpt(str(value)))
         except KeyError as missing:
             yield Bad(source, record.line, missing.args[0], "the row has no such field", excerpt(str(record.values)))
+
+
+def _check_columns(source: str, wanted: Mapping[str, str], names: Sequence[str]) -> None:
+    for role, column in wanted.items():
+        if column not in names:
+            some = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+            raise DataError(
+                f"{source}: no column '{column}'.{did_you_mean(column, names)} Columns: {some}. "
+                f"Name the one that holds the {role} with data.{role}=NAME"
+            )
+        if names.count(column) > 1:
+            raise DataError(f"{source}: several columns are called '{column}'. Give each a name of its own")

@@ -6,12 +6,15 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from bigmodel.data.encoding import UNDECODABLE, Lines
+from bigmodel.data.encoding import NO_TEXT, UNDECODABLE, Lines
 from bigmodel.data.record import Bad, Record, excerpt
 from bigmodel.errors import DataError
 
+STRAY = "a quote runs over lines that are rows by themselves"
 CANDIDATES = (",", "\t", ";", "|")
 SAMPLE_LINES = 500
+ENOUGH = 100
+"""Lines that look like rows by themselves before an open quote is given up."""
 LONGEST_FIELD = 16 << 20
 """Characters: a field that is longer counts as a quote that is never closed."""
 
@@ -26,11 +29,18 @@ class Table:
     skip_space: bool = False
     """Quotes stand after a delimiter and a blank: `1, "a, b"`."""
 
-    def fields(self, lines: Iterable[str], strict: bool = True) -> Any:
+    def fields(self, lines: Iterable[str]) -> Any:
         """The csv module's reader of these lines."""
-        return csv.reader(lines, delimiter=self.delimiter, skipinitialspace=self.skip_space, strict=strict)
+        return csv.reader(lines, delimiter=self.delimiter, skipinitialspace=self.skip_space, strict=True)
+
+    def cut(self, line: str) -> list[str]:
+        """The fields of one line, quotes taken literally. Where there is one column, a comma is part of the text."""
+        line = line.rstrip("\r\n")
+        return [line] if len(self.names) == 1 else line.split(self.delimiter)
 
     def row(self, line: int, fields: list[str], raw: str, num_lines: int = 1) -> Record | Bad:
+        if len(self.names) == 1 and num_lines == 1 and len(fields) > 1:
+            fields = self.cut(raw)
         if len(fields) == len(self.names):
             return Record(self.source, line, dict(zip(self.names, fields, strict=True)))
         span = f" (lines {line} to {line + num_lines - 1})" if num_lines > 1 else ""
@@ -41,69 +51,67 @@ class Table:
         return Bad(self.source, line, None, reason, excerpt(raw))
 
 
-def read_table(
-    blocks: Iterator[Lines], source: str, delimiter: str, columns: Sequence[str] | None
-) -> Iterator[Record | Bad]:
-    """The rows of a file.  `delimiter` may be "auto"; `columns` are the names where the file has no header."""
-    table, num_header, blocks = open_table(blocks, source, delimiter, columns)
-    first = num_header + 1
-    held: list[str] = []  # the lines of a row whose quote is still open
-    held_damaged = False
-    for block in blocks:
-        if not (held or block.quoted or block.damaged):
-            yield from _plain_rows(table, block.lines, first)
-            first += len(block.lines)
-            continue
-        lines = held + block.lines
-        damaged = held_damaged or block.damaged
-        used = yield from _rows(table, lines, first, damaged, last=False)
-        held, held_damaged, first = lines[used:], damaged, first + used
-    yield from _rows(table, held, first, held_damaged, last=True)
-
-
 def open_table(
     blocks: Iterator[Lines], source: str, delimiter: str, columns: Sequence[str] | None
-) -> tuple[Table, int, Iterator[Lines]]:
-    """How the file is cut; how many lines its header took; its lines after the header."""
+) -> tuple[list[str], Iterator[Record | Bad]]:
+    """Names of the columns, and the rows. `delimiter` may be "auto"; `columns` are the names if there is no header."""
     # The limit belongs to the whole process, so it is only ever raised: whoever set it higher keeps it.
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
-    head = next(blocks, None)
-    while head is not None and not any(line.strip("\r\n") for line in head.lines[:SAMPLE_LINES]):
-        more = next(blocks, None)  # blank lines only, so far
-        head = more and Lines(head.lines + more.lines, head.damaged or more.damaged, head.quoted or more.quoted)
-    if head is None:
-        raise DataError(f"{source}: is empty")
+    first, head = _without_blank_lines(blocks, source)
     sample = head.lines[:SAMPLE_LINES]
     table = Table(source, _delimiter(source, delimiter, sample, columns), list(columns or ()))
     spaced, tight = f'{table.delimiter} "', f'{table.delimiter}"'
     if any(spaced in line for line in sample) and not any(tight in line for line in sample):
         table = replace(table, skip_space=True)
     if columns is not None:
-        return table, 0, chain([head], blocks)
-    names, num_lines = _header(table, head.lines)
-    rest = Lines(head.lines[num_lines:], head.damaged, head.quoted)
-    return replace(table, names=names), num_lines, chain([rest], blocks)
+        _refuse_header(table, head.lines[0], first)
+        return table.names, _all_rows(table, chain([head], blocks), first)
+    names, num_header = _header(table, head, first)
+    rest = Lines(head.lines[num_header:], head.damaged, head.quoted)
+    return names, _all_rows(replace(table, names=names), chain([rest], blocks), first + num_header)
 
 
-def _plain_rows(table: Table, lines: list[str], first: int) -> Iterator[Record | Bad]:
-    """Rows of lines without quotes or damage: each line is a row.  This is where the time goes."""
+def _without_blank_lines(blocks: Iterator[Lines], source: str) -> tuple[int, Lines]:
+    """The number of the first line with anything on it, and the block from there on."""
+    first = 1
+    for block in blocks:
+        for i, line in enumerate(block.lines):
+            if line.strip("\r\n"):
+                return first + i, replace(block, lines=block.lines[i:])
+        first += len(block.lines)
+    raise DataError(f"{source}: is empty")
+
+
+def _all_rows(table: Table, blocks: Iterator[Lines], first: int) -> Iterator[Record | Bad]:
+    held: list[str] = []  # the lines of a row whose quote is still open
+    held_damaged = False
+    for block in blocks:
+        lines, damaged = held + block.lines, held_damaged or block.damaged
+        if held or block.quoted or block.damaged:
+            used = yield from _rows(table, lines, first, damaged, last=False)
+        else:
+            used = yield from _plain_rows(table, lines, first)
+        held, held_damaged, first = lines[used:], damaged and used < len(lines), first + used
+    yield from _rows(table, held, first, held_damaged, last=True)
+
+
+def _plain_rows(table: Table, lines: list[str], first: int) -> Generator[Record | Bad, None, int]:
+    """Rows of lines without quotes or damage: each line is a row. This is where the time goes. -> lines used."""
     source, names, num_names = table.source, table.names, len(table.names)
-    for i, fields in _numbered(table, lines):
-        if len(fields) == num_names:
-            yield Record(source, first + i, dict(zip(names, fields, strict=True)))
-        elif fields:
-            yield table.row(first + i, fields, lines[i])
-
-
-def _numbered(table: Table, lines: list[str]) -> Iterator[tuple[int, list[str]]]:
+    used = -1
     try:
-        yield from enumerate(table.fields(lines))
-    except csv.Error as error:  # another part of the process lowered the limit
-        raise DataError(f"{table.source}: {error}") from error
+        for used, fields in enumerate(table.fields(lines)):
+            if len(fields) == num_names:
+                yield Record(source, first + used, dict(zip(names, fields, strict=True)))
+            elif fields:
+                yield table.row(first + used, fields, lines[used])
+    except csv.Error:
+        return used + 1  # the next line has a field that is too long
+    return len(lines)
 
 
 def _rows(table: Table, lines: list[str], first: int, damaged: bool, last: bool) -> Generator[Record | Bad, None, int]:
-    """Rows that may span lines; returns how many lines were used: not a row that is still open, unless this is the last."""
+    """Rows that may span lines. -> lines used; a row that is still open waits for more, unless this is the last."""
     begin = 0
     while begin < len(lines):
         reader = table.fields(map(lines.__getitem__, range(begin, len(lines))))
@@ -118,58 +126,69 @@ def _rows(table: Table, lines: list[str], first: int, damaged: bool, last: bool)
                 begin = end
             else:
                 return begin
-            fault = "a quote runs over lines that are rows by themselves"
+            fault = STRAY
         except csv.Error as error:
             end, fault = start + reader.line_num, str(error)
-        open_at_end = "unexpected end" in fault
-        if open_at_end and not last and sum(map(len, lines[begin:])) < LONGEST_FIELD:
-            return begin
-        row, used = _repaired(table, lines[begin:end], first + begin, fault, open_at_end)
-        yield row
-        begin += used
+        if fault.startswith("unexpected end"):
+            stray = len(lines) - begin > ENOUGH and _each_is_a_row(table, lines[begin : begin + ENOUGH])
+            if not (last or stray) and sum(map(len, lines[begin:])) < LONGEST_FIELD:
+                return begin
+            fault = f"a quote opens here and is never closed ({end - begin} lines)"
+        yield _repaired(table, lines[begin:end], first + begin, fault, damaged)
+        begin += 1
     return begin
 
 
 def _each_is_a_row(table: Table, lines: Sequence[str]) -> bool:
     """Whether lines that a quote holds together look like rows by themselves: then the quote is a stray one.
 
-    Every line but the first has as many fields as the header, without a quote of its own.
+    Tabs are rare in prose, so it is enough that every line has as many fields as the header. Of other delimiters at
+    least two lines between the first and the last must have, and no quote of their own.
     """
+    if len(table.names) == 1:
+        return False
+    if table.delimiter == "\t":
+        return all(len(table.cut(line)) == len(table.names) for line in lines)
     rest = [line for line in lines[1:-1] if line.strip("\r\n")]
-    return len(rest) >= 2 and all(
-        '"' not in line and line.count(table.delimiter) + 1 == len(table.names) > 1 for line in rest
-    )
+    return len(rest) >= 2 and all('"' not in line and len(table.cut(line)) == len(table.names) for line in rest)
 
 
 def _checked(table: Table, line: int, fields: list[str], lines: Sequence[str], damaged: bool) -> Record | Bad:
     raw = "".join(lines)
     if damaged and UNDECODABLE.search(raw):
-        return table.bad(line, "bytes that are no text in this encoding", raw)
+        return table.bad(line, NO_TEXT, raw)
     return table.row(line, fields, raw, len(lines))
 
 
-def _repaired(table: Table, lines: Sequence[str], line: int, fault: str, open_at_end: bool) -> tuple[Record | Bad, int]:
-    """The row at a broken quote is refused, and reading goes on with the next line: nothing else is swallowed."""
-    reason = f"a quote opens here and is never closed ({len(lines)} lines)" if open_at_end else fault
-    return table.bad(line, reason, lines[0]), 1
+def _repaired(table: Table, lines: Sequence[str], line: int, fault: str, damaged: bool) -> Record | Bad:
+    """The first of these lines, whose quote is broken; reading goes on with the next, so nothing else is swallowed.
+
+    Cut without regard to quotes it may be a row after all: `"Jaws" again,1`. Lines of tabs are written so on purpose.
+    Where a comma stands between the fields, a quote that runs on over the next lines is not explained so easily.
+    """
+    fields, in_line = table.cut(lines[0]), len(lines) == 1 and "expected after" in fault
+    if len(fields) == len(table.names) and (in_line or table.delimiter == "\t" and "larger" not in fault):
+        return _checked(table, line, fields, lines[:1], damaged)
+    return table.bad(line, fault, lines[0])
 
 
-def _header(table: Table, lines: Sequence[str]) -> tuple[list[str], int]:
-    """Names of the columns, and how many lines they took, blank ones before them included."""
-    reader = table.fields(iter(lines))
+def _header(table: Table, head: Lines, first: int) -> tuple[list[str], int]:
+    """Names of the columns, and how many lines they took."""
+    reader = table.fields(iter(head.lines))
     try:
-        names = next(fields for fields in reader if any(field.strip() for field in fields))
-    except (csv.Error, StopIteration) as error:
-        raise DataError(f"{table.source}:1: the header cannot be read: {error}") from None
-    names = [name.strip() for name in names]
-    where = f"{table.source}:{reader.line_num}"
-    if empty := [i for i, name in enumerate(names, 1) if not name]:
-        names = [name or f"column_{i}" for i, name in enumerate(names, 1)]
-        if len(empty) == len(names):
-            raise DataError(f"{where}: the header has no names")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{where}: the header names {', '.join(map(repr, twice))} more than once")
-    return names, reader.line_num
+        names = next(reader)
+    except csv.Error as error:
+        raise DataError(f"{table.source}:{first}: the header cannot be read: {error}") from None
+    if head.damaged and UNDECODABLE.search("".join(names)):
+        raise DataError(f"{table.source}:{first}: the header has {NO_TEXT}. Name another with data.encoding")
+    return [name.strip() or f"column_{i}" for i, name in enumerate(names, 1)], reader.line_num
+
+
+def _refuse_header(table: Table, line: str, number: int) -> None:
+    """A header in a file that is said to have none would become a row of its own, and its label a class."""
+    if [field.strip(' "') for field in table.cut(line)] == table.names:
+        where = f"{table.source}:{number}"
+        raise DataError(f"{where}: this line is a header. data.columns is for files without: leave it out")
 
 
 def _delimiter(source: str, asked: str, sample: Sequence[str], columns: Sequence[str] | None) -> str:

@@ -3,6 +3,7 @@
 import codecs
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ SEARCHED = 64 << 20
 LONGEST_LINE = 64 << 20
 """Characters: what has no line end for so long is not a file of rows."""
 
+NO_TEXT = "bytes that are no text in this encoding"
 UNDECODABLE = re.compile("[\ud800-\udfff]")
 """Lone surrogates: what stands for bytes that are no text."""
 
@@ -45,7 +47,7 @@ class Lines:
 
 
 def detect(blocks: Iterable[bytes], source: str) -> str:
-    """The encoding of a file: UTF-8, UTF-16 (also without mark) or GB18030; raises DataError when it is none of them."""
+    """The encoding of a file: UTF-8, UTF-16 (also without mark) or GB18030. DataError when it is none of them."""
     evidence, offset = _evidence(blocks)
     for mark, name in MARKS.items():
         if offset == 0 and evidence.startswith(mark):
@@ -79,7 +81,7 @@ def check(name: str) -> str:
 
 
 def decode(blocks: Iterable[bytes], encoding: str, source: str) -> Iterator[Lines]:
-    """The lines of a file.  Bytes that are no text become lone surrogates U+DC00 + byte, and their block is `damaged`."""
+    """The lines of a file. Bytes that are no text become lone surrogates U+DC00 + byte; their block is `damaged`."""
     codecs.register_error("bigmodel.mark", _mark)
     rest: list[str] = []  # the line that has not ended yet
     length, quoted, damaged = 0, False, False
@@ -165,16 +167,15 @@ def _utf8_lines(data: bytes) -> tuple[int, int, int]:
 
 
 def _utf16_without_mark(data: bytes) -> str | None:
-    """UTF-16 is known by its zero bytes, which stand on one side only, and by decoding to text with few controls."""
-    for name, side in (("utf-16-le", 1), ("utf-16-be", 0)):
-        if data.count(0) != data[side::2].count(0) or (len(data) % 2 and len(data) < EVIDENCE):
-            continue
-        if _strict_error(data, name) is None:
-            text = data[: len(data) // 2 * 2].decode(name, "ignore")
-            controls = sum(c < " " and c not in "\t\r\n" or "\ue000" <= c <= "\uf8ff" for c in text)
-            rare = sum(c.isspace() or c.isalnum() or c in '",.;:' for c in text)
-            return name if controls == 0 and rare * 2 >= len(text) else None
-    return None
+    """UTF-16 is known by the zero bytes of its line ends, digits and Latin letters: most stand on one side. Read the
+    right way round it has hardly a control or unassigned character."""
+    even, odd = data[::2].count(0), data[1::2].count(0)
+    name = "utf-16-le" if odd > even else "utf-16-be"
+    if (len(data) % 2 and len(data) < EVIDENCE) or _strict_error(data, name) is not None:
+        return None
+    text = data[: len(data) // 2 * 2].decode(name, "ignore")
+    strange = sum(unicodedata.category(c)[0] == "C" and c not in "\t\r\n" for c in text)  # controls, unassigned
+    return name if strange * 100 <= len(text) else None
 
 
 def _is_chinese(data: bytes) -> bool:
@@ -188,12 +189,13 @@ def _is_chinese(data: bytes) -> bool:
     if common * 2 < len(wide) or kana * 10 > len(wide):
         return False
     hanzi = [c for c in wide if "\u4e00" <= c <= "\u9fff"]
-    return len(hanzi) < 20 or sum(c in FREQUENT for c in hanzi) * 20 >= len(hanzi)
+    return sum(c in FREQUENT for c in hanzi) * 20 >= len(hanzi) > 0
 
 
 def _unknown_encoding(source: str, evidence: bytes, offset: int, error: UnicodeDecodeError) -> str:
     if evidence.count(0) * 50 > len(evidence):
-        return f"{source}: is not text (byte {evidence[error.start]:#04x} at offset {offset + error.start}, many zero bytes)"
+        where = f"byte {evidence[error.start]:#04x} at offset {offset + error.start}"
+        return f"{source}: is not text ({where}, and many zero bytes)"
     line = "" if offset else f", line {evidence[: error.start].count(10) + 1}"
     return (
         f"{source}: neither UTF-8, UTF-16 nor GB18030: byte {evidence[error.start]:#04x} at offset "

@@ -1,7 +1,7 @@
 """Which samples form which step: pure functions of (seed, epoch, step). There is no state to save, and nothing to skip.
 
-An epoch is a pseudo-random permutation of the samples. It is walked in windows of `bucket` batches; a window is sorted by
-length and cut into batches, which then come in random order: batches hold texts of like length, epochs differ, and a
+An epoch is a pseudo-random permutation of the samples. It is walked in windows of `bucket` batches; a window is sorted
+by length and cut into batches, which then come in random order: batches hold texts of like length, epochs differ, and a
 step costs its window, not the data set.
 """
 
@@ -60,7 +60,7 @@ class Order:
         self._batches: list[Ids] = []
 
     def batch(self, step: int) -> Ids:
-        """Sample ids (B,) of optimiser step `step`, counted from 0 over all epochs; the last of an epoch may be short."""
+        """Sample ids (B,) of optimiser step `step`, counted from 0 over all epochs; one of an epoch may be short."""
         epoch, place = divmod(step, self.steps_per_epoch)
         window, place = divmod(place, self.bucket)
         if self._window != (epoch, window):

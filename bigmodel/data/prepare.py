@@ -1,5 +1,5 @@
-"""prepare(experiment) -> Prepared: read, clean, split, fit, encode, once. The result is a folder named by a fingerprint of
-the sources' content and of everything that shaped it; whoever comes next with the same fingerprint opens it.
+"""prepare(experiment) -> Prepared: read, clean, split, fit, encode, once. The result is a folder named by a fingerprint
+of the sources' content and of everything that shaped it; whoever comes next with the same fingerprint opens it.
 
     cleaned/     one file a source: rows, line numbers, md5 of the content          a unit of work each,
     rows/        one or more files a split: what report and baselines read           in this process or

@@ -1,9 +1,11 @@
 """What reading a file of rows yields: a row, or why there is none."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+_byte = re.compile("[\udc00-\udcff]")
 EXCERPT = 200
 """Characters of a row that cannot be read which are kept to show it."""
 
@@ -38,7 +40,7 @@ class ReadOptions:
     format: str = "auto"
     """auto, csv, tsv, jsonl, parquet or text."""
     encoding: str = "auto"
-    """A name Python knows (utf-8, gb18030, latin-1, cp1252 ...). UTF-8, UTF-16 and GB18030 are recognised, others declared."""
+    """A name Python knows (latin-1, cp1252 ...). UTF-8, UTF-16 and GB18030 are recognised, others must be declared."""
     delimiter: str = "auto"
     """Between the fields of CSV (one character) and text (any)."""
     columns: Sequence[str] | None = None
@@ -48,5 +50,5 @@ class ReadOptions:
 def excerpt(text: str) -> str:
     """The start of a row, printable and storable: no lone surrogates, no line ends at its end."""
     start = text[:EXCERPT].rstrip("\r\n")
-    shown = "".join(f"\\x{ord(c) - 0xDC00:02x}" if "\udc00" <= c <= "\udcff" else c for c in start)
+    shown = _byte.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", start)
     return shown.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from codecs import BOM_UTF8
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Any
 
 from bigmodel.data import delimited, encoding, files
-from bigmodel.data.encoding import UNDECODABLE, Lines
+from bigmodel.data.encoding import NO_TEXT, UNDECODABLE, Lines
 from bigmodel.data.jsonlines import read_json
 from bigmodel.data.record import Bad, ReadOptions, Record, excerpt
 from bigmodel.errors import DataError
@@ -17,37 +19,39 @@ FORMATS = {
     ".parquet": "parquet", ".pq": "parquet", ".txt": "text",
 }  # fmt: skip
 PARQUET_ROWS = 8192
+PEEKED = 1000
+"""Rows of JSON Lines that are looked at for the names there are."""
 
 
-def read(source: str, options: ReadOptions) -> Iterator[Record | Bad]:
-    """The rows of a file in order. DataError where the file as a whole cannot be read."""
+def open_rows(
+    source: str, options: ReadOptions, wanted: Collection[str] | None = None
+) -> tuple[list[str], Iterator[Record | Bad]]:
+    """The names that a row of this file can be asked for, and the rows in order. DataError where the file as a whole
+    cannot be read. Of a format that is stored by columns only the `wanted` ones are read."""
     kind = format_of(source, options)
     if kind == "parquet":
-        yield from _parquet(source)
-        return
+        return _parquet(source, wanted)
     blocks = _lines(source, options)
     if kind == "jsonl":
-        yield from read_json(blocks, source)
-    elif kind == "text":
-        yield from _text(blocks, source, options)
-    else:
-        yield from delimited.read_table(blocks, source, _delimiter(kind, options), options.columns)
-
-
-def columns(source: str, options: ReadOptions) -> list[str]:
-    """The names a row of this file can be asked for: the header's, or those of the first readable row."""
-    kind = format_of(source, options)
-    if kind in ("csv", "tsv") and options.columns is None:
-        table, _, _ = delimited.open_table(_lines(source, options), source, _delimiter(kind, options), None)
-        return table.names
+        return _named(read_json(blocks, source), source)
     if kind == "text":
-        return list(options.columns or ["text"])
-    first = next((row for row in islice(read(source, options), 1000) if isinstance(row, Record)), None)
-    if first is None:
-        raise DataError(
-            f"{source}: none of the first rows can be read as {kind}. Its format can be named with data.format"
-        )
-    return list(first.values)
+        return list(options.columns or ["text"]), _text(blocks, source, options)
+    delimiter = "\t" if kind == "tsv" and options.delimiter == "auto" else options.delimiter
+    return delimited.open_table(blocks, source, delimiter, options.columns)
+
+
+def _named(rows: Iterator[Record | Bad], source: str) -> tuple[list[str], Iterator[Record | Bad]]:
+    """The names in the first rows, some of which may leave names out."""
+    first = list(islice(rows, PEEKED))
+    names = list(dict.fromkeys(name for row in first if isinstance(row, Record) for name in row.values))
+    if not names:
+        raise DataError(f"{source}: {_why_nameless(first)}. Another format can be named with data.format")
+    return names, chain(first, rows)
+
+
+def _why_nameless(first: list[Record | Bad]) -> str:
+    bad = next((row for row in first if isinstance(row, Bad)), None)
+    return f"no row can be read: line {bad.line}: {bad.reason}" if bad else "no row has a name and a value"
 
 
 def format_of(source: str, options: ReadOptions) -> str:
@@ -56,16 +60,12 @@ def format_of(source: str, options: ReadOptions) -> str:
         return options.format
     if known := FORMATS.get(files.suffix(source)):
         return "csv" if known == "text" and options.columns and options.delimiter == "auto" else known
-    start = next(files.blocks(source), b"")[:4096].lstrip()
+    start = next(files.blocks(source), b"")[:4096].removeprefix(BOM_UTF8).lstrip()
     if start.startswith(b"PAR1"):
         return "parquet"
     if start.startswith((b"{", b"[")):
         return "jsonl"
     return "text" if options.columns and len(options.delimiter) > 1 or options.delimiter == " " else "csv"
-
-
-def _delimiter(kind: str, options: ReadOptions) -> str:
-    return "\t" if kind == "tsv" and options.delimiter == "auto" else options.delimiter
 
 
 def _lines(source: str, options: ReadOptions) -> Iterator[Lines]:
@@ -86,7 +86,7 @@ def _text(blocks: Iterator[Lines], source: str, options: ReadOptions) -> Iterato
             line = line.rstrip("\r\n")
             fields = line.split(delimiter, len(names) - 1) if len(names) > 1 else [line]
             if UNDECODABLE.search(line):
-                yield Bad(source, number, None, "bytes that are no text in this encoding", excerpt(line))
+                yield Bad(source, number, None, NO_TEXT, excerpt(line))
             elif len(fields) < len(names) and line:
                 reason = f"line has {len(fields)} of the {len(names)} fields between {delimiter!r}"
                 yield Bad(source, number, None, reason, excerpt(line))
@@ -96,17 +96,45 @@ def _text(blocks: Iterator[Lines], source: str, options: ReadOptions) -> Iterato
         raise DataError(f"{source}: is empty")
 
 
-def _parquet(source: str) -> Iterator[Record | Bad]:
-    import pyarrow as pa
+def _parquet(source: str, wanted: Collection[str] | None) -> tuple[list[str], Iterator[Record | Bad]]:
+    from pyarrow import parquet
+
+    with files.seekable(source) as stream, _whole(source):
+        names: list[str] = parquet.ParquetFile(stream).schema_arrow.names
+    return names, _parquet_rows(source, [name for name in names if wanted is None or name in wanted])
+
+
+def _parquet_rows(source: str, names: list[str]) -> Iterator[Record | Bad]:
+    """The line of a row is its number."""
     from pyarrow import parquet
 
     number = 0
-    with files.seekable(source) as stream:
-        try:
-            batches: Any = parquet.ParquetFile(stream).iter_batches(PARQUET_ROWS)
-            for batch in batches:
-                for values in batch.to_pylist():
-                    number += 1
+    with files.seekable(source) as stream, _whole(source):
+        for batch in parquet.ParquetFile(stream).iter_batches(PARQUET_ROWS, columns=names):
+            for values in _values(batch):
+                number += 1
+                if values is None:
+                    yield Bad(source, number, None, "bytes that are no text in UTF-8, in a column of text", "")
+                else:
                     yield Record(source, number, values)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{source}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _values(batch: Any) -> Iterator[dict[str, Any] | None]:
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        if batch.num_rows == 1:
+            yield None
+        else:
+            for i in range(batch.num_rows):
+                yield from _values(batch.slice(i, 1))
+
+
+@contextmanager
+def _whole(source: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{source}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
