@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bigmodel.evaluation.evidence import Training
 from bigmodel.evaluation.metrics import accuracy, accuracy_interval, confusion, macro_f1, mcnemar
-from bigmodel.evaluation.tested import Training
 from bigmodel.tasks import tokenizer
 from bigmodel.tasks.base import Row
 

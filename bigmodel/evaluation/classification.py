@@ -20,9 +20,9 @@ from rich.text import Text
 
 from bigmodel.errors import CheckpointError
 from bigmodel.evaluation import baselines, metrics
+from bigmodel.evaluation.evidence import Evidence
 from bigmodel.evaluation.layout import excerpt, heading, near, table, wide
 from bigmodel.evaluation.metrics import Counts, Floats
-from bigmodel.evaluation.tested import Tested
 from bigmodel.tasks.base import Answer
 
 WORST = 10
@@ -34,13 +34,13 @@ SHOWN_CLASSES, SHOWN_MATRIX, SHOWN_PAIRS = 20, 10, 10
 # ---- analyse
 
 
-def analyse(tested: Tested) -> dict[str, Any]:
-    rows, answers = tested.rows, tested.answers
+def analyse(evidence: Evidence) -> dict[str, Any]:
+    rows, answers = evidence.rows, evidence.answers
     found, wanted = [answer["label"] for answer in answers], [row["label"] for row in rows]
     losses = metrics.log_losses([answer["scores"] for answer in answers], wanted)
-    _check_numbers(tested, losses)
+    _check_numbers(evidence, losses)
     known = list(answers[0]["scores"])
-    unknown = _unknown_labels(tested, known)
+    unknown = _unknown_labels(evidence, known)
     labels = [*known, *(entry["label"] for entry in unknown)]
     matrix = metrics.confusion(found, wanted, labels)
     return {
@@ -53,29 +53,29 @@ def analyse(tested: Tested) -> dict[str, Any]:
         "confusion": _confusion(labels, matrix),
         "calibration": _calibration(answers, found, wanted),
         "unknown_labels": unknown,
-        "mistakes": _mistakes(tested, losses, set(known)),
-        **_beside_training(tested, found, wanted),
+        "mistakes": _mistakes(evidence, losses, set(known)),
+        **_beside_training(evidence, found, wanted),
     }
 
 
-def _check_numbers(tested: Tested, losses: Floats) -> None:
+def _check_numbers(evidence: Evidence, losses: Floats) -> None:
     broken = np.flatnonzero(~np.isfinite(losses))
     if len(broken):
-        file, line = tested.place(int(broken[0]))
+        file, line = evidence.place(int(broken[0]))
         raise CheckpointError(
             f"{file}:{line}: the model answers this row with scores that are no numbers: its weights are damaged, "
             "or the precision does not suit it (try --precision fp32)"
         )
 
 
-def _unknown_labels(tested: Tested, known: Sequence[str]) -> list[dict[str, Any]]:
+def _unknown_labels(evidence: Evidence, known: Sequence[str]) -> list[dict[str, Any]]:
     """Labels that the model was never taught, with the place of the first row of each."""
     first: dict[str, int] = {}
-    counts = Counter(row["label"] for row in tested.rows)
-    for i, row in enumerate(tested.rows):
+    counts = Counter(row["label"] for row in evidence.rows)
+    for i, row in enumerate(evidence.rows):
         first.setdefault(row["label"], i)
     strange = sorted(set(counts) - set(known))
-    return [{"label": label, "rows": counts[label], **tested.where(first[label])} for label in strange]
+    return [{"label": label, "rows": counts[label], **evidence.where(first[label])} for label in strange]
 
 
 def _classes(labels: Sequence[str], matrix: Counts) -> list[dict[str, Any]]:
@@ -104,16 +104,16 @@ def _calibration(answers: Sequence[Answer], found: Sequence[str], wanted: Sequen
     return {"error": metrics.calibration_error(sure, right), "mean_confidence": sum(sure) / len(sure)}
 
 
-def _mistakes(tested: Tested, losses: Floats, known: set[str]) -> dict[str, Any]:
+def _mistakes(evidence: Evidence, losses: Floats, known: set[str]) -> dict[str, Any]:
     """How many there are, and those with the highest loss among the rows whose label the model knows."""
-    rows, answers = tested.rows, tested.answers
+    rows, answers = evidence.rows, evidence.answers
     wrong = [i for i, (row, answer) in enumerate(zip(rows, answers, strict=True)) if row["label"] != answer["label"]]
     worst = sorted((i for i in wrong if rows[i]["label"] in known), key=lambda i: -losses[i])[:WORST]
     return {
         "rows": len(wrong),
         "worst": [
             {
-                **tested.where(i),
+                **evidence.where(i),
                 **({"text": excerpt(rows[i]["text"])} if "text" in rows[i] else {}),
                 "wanted": rows[i]["label"],
                 "found": answers[i]["label"],
@@ -125,11 +125,11 @@ def _mistakes(tested: Tested, losses: Floats, known: set[str]) -> dict[str, Any]
     }
 
 
-def _beside_training(tested: Tested, found: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
+def _beside_training(evidence: Evidence, found: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
     """What the training rows add: the baselines learnt from them, and which of the tested rows stand among them."""
-    rows, content = tested.rows, tested.task.content
+    rows, content = evidence.rows, evidence.task.content
     contents = [content(row) for row in rows]
-    seen = baselines.survey(tested.training, set(contents), content) if tested.training else None
+    seen = baselines.survey(evidence.training, set(contents), content) if evidence.training else None
     if seen is None or not seen.rows:
         always = baselines.majority(Counter(wanted), wanted, "the tested rows")
         linear: dict[str, Any] = {"reason": "the training rows are not at hand"}
@@ -137,7 +137,7 @@ def _beside_training(tested: Tested, found: Sequence[str], wanted: Sequence[str]
     always = baselines.majority(seen.labels, wanted, "the training rows")
     linear = {"reason": "there is none for this kind of input"}
     if "text" in seen.rows[0]:
-        tested.say(f"linear baseline: TF-IDF and a linear SVM on {len(seen.rows):,} training rows")
+        evidence.say(f"linear baseline: TF-IDF and a linear SVM on {len(seen.rows):,} training rows")
         linear = baselines.linear(seen.rows, [row["text"] for row in rows], wanted, found)
     new = [i for i, text in enumerate(contents) if text not in seen.known]
     right = sum(found[i] == wanted[i] for i in new)

@@ -3,7 +3,7 @@
 What every task has stands here: its own score, truncated inputs, speed. The rest is the analysis of its kind, a module
 beside this one that is named by the last word of the task: text-classification -> classification.py. Such a module has
 
-    analyse(tested) -> dict     further keys of the report, JSON-able
+    analyse(evidence) -> dict     further keys of the report, JSON-able
     render(report) -> Iterator  what a person reads of them, for rich
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigmodel.errors import DataError
-from bigmodel.evaluation.tested import Place, Say, Tested, Training
+from bigmodel.evaluation.evidence import Evidence, Place, Say, Training
 from bigmodel.tasks.base import Answer, Row, Task
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def evaluate(
         "task": predictor.name,
         "rows": len(rows),
         "metrics": predictor.task.score(answers, rows),
-        **analysis(predictor.name).analyse(Tested(predictor.task, rows, place, answers, training, say)),
+        **analysis(predictor.name).analyse(Evidence(predictor.task, rows, place, answers, training, say)),
         "truncated": _truncated(answers),
         "speed": speed,
     }

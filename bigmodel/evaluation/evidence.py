@@ -13,7 +13,7 @@ Training = Callable[[], Iterable[Row]]
 
 
 @dataclass(frozen=True)
-class Tested:
+class Evidence:
     task: Task
     rows: Sequence[Row]
     place: Place
