@@ -1,0 +1,249 @@
+"""Checkpoints made here, of several families, fine-tuned through the whole path: `model: {pretrained: DIR}`."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+
+from bigmodel import models
+from bigmodel.errors import ConfigError
+from bigmodel.experiment import Experiment, TokenizerConfig
+from bigmodel.models.init import initialize
+from bigmodel.predictor import Predictor
+from bigmodel.tasks import tokenizer
+from bigmodel.training.fit import fit
+
+TASK = "text-classification"
+LABELS = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+TEXTS = [f"{word} {thing}" for word in ("good", "bad") for thing in ("film", "book", "song", "meal")] * 2
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+FAMILIES = {
+    "bert": SMALL | {"max_position_embeddings": 16},
+    "roberta": SMALL | {"max_position_embeddings": 18},
+    "distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "max_position_embeddings": 16},
+    "gpt2": {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16},
+    "llama": SMALL | {"num_key_value_heads": 1, "max_position_embeddings": 16},
+    "lstm": {"hidden_size": 8, "embedding_size": 8},
+}
+Checkpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Checkpoint:
+    """checkpoint(family, name=value ...): a new directory with config, weights and tokenizer; random weights."""
+
+    def write(family: str, head: bool = True, **fields: Any) -> Path:
+        path = tmp_path_factory.mktemp(family)
+        processor = learn_tokenizer(family)
+        fields = {"vocab_size": len(processor), "pad_token_id": processor.pad_token_id, "bos_token_id": 2,
+                  "eos_token_id": 3} | FAMILIES[family] | fields  # fmt: skip
+        auto = AutoModelForSequenceClassification if head else transformers.AutoModel
+        torch.manual_seed(7)
+        auto.from_config(AutoConfig.for_model(family, **fields)).save_pretrained(path)
+        processor.save_pretrained(path)
+        return path
+
+    return write
+
+
+def learn_tokenizer(family: str) -> PreTrainedTokenizerFast:
+    config = TokenizerConfig(min_frequency=1)
+    learnt = tokenizer.train(TEXTS, "word", config, enclose=family not in ("gpt2", "llama", "lstm"), max_length=512)
+    if family not in ("gpt2", "llama"):
+        return learnt
+    decoder = PreTrainedTokenizerFast(tokenizer_object=learnt.backend_tokenizer, eos_token="[SEP]")
+    assert decoder.pad_token is None
+    return decoder
+
+
+def experiment(source: Path, tmp_path: Path, model: dict[str, Any] | None = None, **data: Any) -> Experiment:
+    file = tmp_path / "texts.jsonl"
+    rows = [{"text": text, "label": "good" if "good" in text else "bad"} for text in TEXTS]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    split = {"valid": str(file), "split": {"test": 0}}
+    return Experiment.model_validate({
+        "task": TASK,
+        "data": {"train": str(file), "text": "text", "label": "label", **split, **data},
+        "model": {"pretrained": str(source), **(model or {})},
+        "train": {"epochs": 1, "batch_size": 8, "precision": "fp32", "threads": 1},
+        "output": str(tmp_path / "run"),
+    })  # fmt: skip
+
+
+def build(source: Path, model: dict[str, Any] | None = None, learnt: dict[str, Any] | None = None) -> Any:
+    built = models.build({"pretrained": str(source), **(model or {})}, LABELS | (learnt or {}), TASK)
+    initialize(built, "xavier", seed=0)
+    return built
+
+
+def differing(model: Any, source: Path) -> set[str]:
+    stored = load_file(source / "model.safetensors")
+    return {
+        key for key, tensor in model.state_dict().items() if key not in stored or not torch.equal(tensor, stored[key])
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_steps_of_fine_tuning_start_from_the_checkpoint(family, checkpoint, tmp_path):
+    source = checkpoint(family, id2label={0: "x", 1: "y", 2: "z"})
+    run = fit(experiment(source, tmp_path))
+    assert run.info["progress"]["step"] == 2
+    before, after = load_file(source / "model.safetensors"), load_file(run.model / "model.safetensors")
+    moved = {
+        key: (after[key] - before[key]).abs().max().item() for key in before if before[key].shape == after[key].shape
+    }
+    assert len(moved) >= len(before) - 2, "only the head has another shape"
+    assert 0 < max(moved.values()) < 0.01, "two steps of Adam move a weight by two learning rates at most"
+
+    answers = Predictor.load(run.model).predict([{"text": text} for text in TEXTS])
+    classify = transformers.pipeline(TASK, str(run.model))
+    for answer, other in zip(answers, classify(TEXTS), strict=True):
+        assert answer["label"] == other["label"] and answer["score"] == pytest.approx(other["score"], abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
+def test_a_head_for_other_labels_is_drawn_anew_and_nothing_else(family, checkpoint):
+    source = checkpoint(family, id2label={0: "no", 1: "yes"})
+    assert 1 <= len(differing(build(source), source)) <= 2  # the bias of a new head is 0, as it was
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_for_the_same_labels_is_kept(family, checkpoint):
+    source = checkpoint(family, **LABELS)
+    assert differing(build(source), source) == set()
+
+
+def test_a_body_without_a_head_gets_one(checkpoint):
+    source = checkpoint("bert", head=False)
+    stored = load_file(source / "model.safetensors")
+    model = build(source)
+    assert {name for name, _ in model.named_parameters()} - {f"bert.{name}" for name in stored} == model.fresh
+    assert model.fresh == {"classifier.weight", "classifier.bias"}
+
+
+def test_the_new_head_follows_from_the_seed(checkpoint):
+    source = checkpoint("bert", id2label={0: "no", 1: "yes"})
+    torch.manual_seed(1)
+    first = build(source)
+    torch.manual_seed(2)
+    assert torch.equal(first.classifier.weight, build(source).classifier.weight)
+
+
+def test_what_a_label_meant_before_goes_with_it(checkpoint):
+    source = checkpoint("bert", id2label={0: "stars"}, problem_type="regression")
+    assert build(source).config.problem_type is None
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
+def test_a_text_longer_than_the_checkpoint_can_read_is_cut_there(family, checkpoint, tmp_path):
+    run = fit(experiment(checkpoint(family), tmp_path))
+    answer = Predictor.load(run.model).predict([{"text": "good film " * 50}])[0]
+    assert answer["truncated"] and answer["tokens_read"] == 16
+
+
+def test_a_field_that_leaves_the_weights_alone_is_changed(checkpoint):
+    source = checkpoint("bert")
+    section = {"pretrained": str(source), "hidden_dropout_prob": 0.25}
+    assert models.problems(section, TASK) == []
+    model = build(source, {"hidden_dropout_prob": 0.25})
+    assert model.config.hidden_dropout_prob == 0.25 and model.bert.embeddings.dropout.p == 0.25
+
+
+def test_fields_that_need_other_weights_are_named_each(checkpoint):
+    source = str(checkpoint("bert"))
+    found = models.problems(
+        {"pretrained": source, "hidden_size": 32, "hidden_act": "relu", "num_hidden_layers": 2}, TASK
+    )
+    assert found == [
+        ("hidden_size", f"model.hidden_size 32 does not fit the weights of {source}, made with 16"),
+        ("num_hidden_layers", f"model.num_hidden_layers 2 does not fit the weights of {source}, made with 1"),
+    ]
+
+
+def refusal(source: Path | str) -> str:
+    found = models.problems({"pretrained": str(source)}, TASK)
+    assert [key for key, _ in found] == ["pretrained"]
+    return found[0][1]
+
+
+def test_weights_in_pickles_are_not_read(checkpoint):
+    source = checkpoint("bert")
+    torch.save(load_file(source / "model.safetensors"), source / "pytorch_model.bin")
+    (source / "model.safetensors").unlink()
+    assert refusal(source) == f"model.pretrained: {source} holds no weights (*.safetensors; other formats are not read)"
+
+
+def test_code_that_comes_with_a_checkpoint_is_not_run(checkpoint, tmp_path):
+    source = checkpoint("bert")
+    trap = tmp_path / "trapped"
+    (source / "trap.py").write_text(f"open({str(trap)!r}, 'w').close()\nclass Config: ...\nclass Model: ...\n")
+    config = json.loads((source / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "trap.Config", "AutoModelForSequenceClassification": "trap.Model"}
+    (source / "config.json").write_text(json.dumps(config))
+    assert type(build(source)).__module__.startswith("transformers.")
+    (source / "config.json").write_text(json.dumps(config | {"model_type": "trap"}))
+    assert (
+        "of the type 'trap', which transformers does not have; code that comes with a checkpoint is not run"
+        in refusal(source)
+    )
+    assert not trap.exists()
+
+
+def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub():
+    for source in ("./nowhere", "/no/where", "~/nowhere", "runs/no/where", ""):
+        assert refusal(source) == f"model.pretrained: there is no directory '{source}'"
+    assert refusal("no/such-model").startswith(
+        "model.pretrained: 'no/such-model' is no directory here, and no hub name"
+    )
+
+
+def test_a_model_for_another_task_is_refused(checkpoint, tmp_path):
+    shutil.copytree(checkpoint("bert"), tmp_path / "vit")
+    AutoConfig.for_model("vit").save_pretrained(tmp_path / "vit")
+    assert refusal(tmp_path / "vit") == f"model.pretrained: {tmp_path}/vit is a vit, which has no form for {TASK}"
+
+
+@pytest.mark.parametrize("damage", ["{", '{"model_type": "bert", "hidden_size": "wide"}', "[]", "null"])
+def test_a_damaged_config_is_one_message(damage, checkpoint):
+    source = checkpoint("bert")
+    (source / "config.json").write_text(damage)
+    assert refusal(source).startswith(f"model.pretrained: {source} ")
+
+
+def test_damaged_weights_are_one_message(checkpoint, tmp_path):
+    source = checkpoint("bert")
+    weights = source / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match=f"model.pretrained: {source} cannot be opened"):
+        fit(experiment(source, tmp_path))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(checkpoint, tmp_path):
+    source = checkpoint("bert", vocab_size=5)
+    with pytest.raises(ConfigError, match=rf"{source}: its tokenizer has \d+ tokens, its model 5"):
+        fit(experiment(source, tmp_path))
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused(checkpoint, tmp_path):
+    source = checkpoint("bert")
+    for file in source.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ConfigError, match=f"model.pretrained: '{source}' has no tokenizer"):
+        fit(experiment(source, tmp_path))
+
+
+def test_another_tokenizer_under_the_same_name_is_prepared_anew(checkpoint, tmp_path):
+    source = checkpoint("bert")
+    first = fit(experiment(source, tmp_path)).info["fingerprint"]
+    processor = AutoTokenizer.from_pretrained(source)
+    processor.backend_tokenizer.normalizer = None
+    processor.save_pretrained(source)
+    (tmp_path / "again").mkdir()
+    assert fit(experiment(source, tmp_path / "again")).info["fingerprint"] != first

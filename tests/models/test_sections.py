@@ -1,0 +1,107 @@
+"""What is wrong with a `model:` section, said before any weight exists."""
+
+import pytest
+from transformers import BertConfig, GPT2Config
+
+from bigmodel import models
+from bigmodel.models import fields, positions
+from bigmodel.models.transformer import encoder_defaults
+
+RIGHT = [
+    {"type": "lstm"},
+    {"type": "gru", "hidden_size": 7, "num_hidden_layers": 3, "bidirectional": False, "pooling": "last"},
+    {"type": "textcnn", "kernel_sizes": [], "ngram_orders": [1, 2]},
+    {"type": "textcnn", "dropout": 0},  # a whole number where a fraction stands
+    {"type": "transformer"},
+    {"type": "transformer", "hidden_size": 200},  # the default of heads goes with the width
+    {"type": "transformer", "hidden_size": 96, "num_attention_heads": 3, "hidden_act": "relu"},
+    {"type": "bert", "num_hidden_layers": 2},
+    {"type": "gpt2", "n_embd": 24, "n_head": 4},
+    {"type": "distilbert", "hidden_size": 24, "n_heads": 4},  # the common name and the type's own
+]
+WRONG = [  # section, {key: part of the message}
+    ({"type": "lstm", "hiden_size": 3}, {"hiden_size": "model has no field 'hiden_size'. Did you mean 'hidden_size'?"}),
+    ({"type": "lstm", "num_heads": 3}, {"num_heads": "Fields: bidirectional, dropout, embedding_dropout"}),
+    ({"type": "lstm", "hidden_size": "100"}, {"hidden_size": "'100', but must be a whole number"}),
+    ({"type": "lstm", "hidden_size": 100.0}, {"hidden_size": "100.0, but must be a whole number"}),
+    ({"type": "lstm", "hidden_size": True}, {"hidden_size": "True, but must be a whole number"}),
+    ({"type": "lstm", "hidden_size": None}, {"hidden_size": "None, but must be a whole number"}),
+    ({"type": "lstm", "hidden_size": [3]}, {"hidden_size": "[3], but must be a whole number"}),
+    ({"type": "lstm", "hidden_size": -4}, {"hidden_size": "-4, but must be at least 1"}),
+    ({"type": "lstm", "hidden_size": 0}, {"hidden_size": "0, but must be at least 1"}),
+    ({"type": "lstm", "dropout": 1.5}, {"dropout": "1.5, but a probability of dropping is at least 0 and below 1"}),
+    ({"type": "lstm", "dropout": -0.1}, {"dropout": "at least 0 and below 1"}),
+    ({"type": "lstm", "dropout": float("nan")}, {"dropout": "at least 0 and below 1"}),
+    ({"type": "lstm", "dropout": "much"}, {"dropout": "'much', but must be a number"}),
+    ({"type": "gpt2", "attn_pdrop": 1.5}, {"attn_pdrop": "at least 0 and below 1"}),
+    ({"type": "lstm", "bidirectional": "yes"}, {"bidirectional": "'yes', but must be true or false"}),
+    ({"type": "lstm", "pooling": "maxx"}, {"pooling": "one of last, mean, max. Did you mean 'max'?"}),
+    ({"type": "lstm", "initializer_range": 0}, {"initializer_range": "0, but must be above 0"}),
+    ({"type": "lstm", 1: 2}, {"1": "model has no field '1'"}),
+    ({"type": "textcnn", "kernel_sizes": 3}, {"kernel_sizes": "3, but must be a list of whole numbers"}),
+    ({"type": "textcnn", "kernel_sizes": [0]}, {"kernel_sizes": "[0], but must be at least 1"}),
+    ({"type": "textcnn", "kernel_sizes": [2.5]}, {"kernel_sizes": "a list of whole numbers"}),
+    ({"type": "textcnn", "kernel_sizes": []}, {"type": "kernel_sizes and ngram_orders are both empty"}),
+    ({"type": "transformer", "hidden_act": "gelo"}, {"type": "'gelo'"}),
+    ({"type": "transformer", "hidden_size": 100, "num_attention_heads": 3},
+     {"num_attention_heads": "model.hidden_size 100 is not divisible by num_attention_heads 3. It is by 1, 2"}),
+    ({"type": "distilbert", "dim": 30, "n_heads": 4}, {"n_heads": "model.dim 30 is not divisible by n_heads 4"}),
+    ({"type": "gpt2", "n_embd": 10}, {"n_embd": "not divisible by num_attention_heads 12"}),
+    ({"type": "gpt2", "n_embd": 24, "hidden_size": 12}, {"hidden_size": "and model.n_embd are one field"}),
+    ({"type": "lstm", "vocab_size": 3}, {"vocab_size": "follows from the training data and cannot be set here"}),
+    ({"type": "gpt2", "n_positions": 8}, {"n_positions": "follows from data.max_length and cannot be set here"}),
+    ({"type": "lsmt"}, {"type": "model has no type 'lsmt'. Did you mean 'lstm'? Types: lstm, gru, textcnn"}),
+    ({"type": "robert"}, {"type": "Did you mean 'roberta'?"}),
+    ({"type": "vit"}, {"type": "model.type vit has no form for text-classification"}),
+    ({"type": "fnet"}, {"type": "model.type fnet answers a text otherwise when others are asked with it"}),
+    ({"type": 3}, {"type": "model.type is 3, but must be a word"}),
+    ({"pretrained": 3}, {"pretrained": "model.pretrained is 3, but must be a word"}),
+    ({"hidden_size": 3}, {"type": "model needs either type or pretrained; found neither"}),
+    ({"type": "lstm", "pretrained": "x"}, {"type": "model needs either type or pretrained; found both"}),
+    ({"type": "lstm", "hiden_size": 3, "dropout": 2, "pooling": 1},
+     {"hiden_size": "no field", "dropout": "below 1", "pooling": "one of last, mean, max"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("section", RIGHT, ids=str)
+def test_nothing_is_wrong_with_a_right_section(section):
+    assert models.problems(section, "text-classification") == []
+
+
+@pytest.mark.parametrize(("section", "expected"), WRONG, ids=lambda value: str(value)[:60])
+def test_every_mistake_of_a_section_is_named(section, expected):
+    found = models.problems(section, "text-classification")
+    assert [key for key, _ in found] == list(expected)
+    for (_, message), part in zip(found, expected.values(), strict=True):
+        assert part in message
+
+
+@pytest.mark.parametrize("width", [1, 16, 64, 100, 127, 128, 200, 250, 768, 1000])
+def test_the_encoders_own_defaults_fit_any_width(width):
+    heads = encoder_defaults({"hidden_size": width})["num_attention_heads"]
+    assert width % heads == 0 and (width // heads >= 64 or heads == 1)
+
+
+def test_a_config_is_made_of_common_names_or_its_own():
+    assert fields.make(GPT2Config, {"hidden_size": 24}).n_embd == fields.make(GPT2Config, {"n_embd": 24}).n_embd == 24
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "longformer", "mpnet"])
+def test_a_table_of_positions_holds_the_longest_text(name):
+    learnt = {"vocab_size": 30, "pad_token_id": 0, "max_length": 20, "id2label": {0: "a", 1: "b"}}
+    section = {
+        "type": name,
+        "hidden_size": 12,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 12,
+    }
+    model = models.build(section, learnt, "text-classification")
+    assert positions.max_tokens(model.config) == 20
+    assert positions.max_tokens(BertConfig(max_position_embeddings=7)) == 7
+    assert model.eval()(**model.dummy_inputs).logits.shape[-1] == 2
+
+
+def test_ours_alone_want_no_special_tokens_around_a_text():
+    assert [models.is_ours({"type": name}) for name in (*models.ARCHITECTURES, "bert")] == [True] * 3 + [False] * 2
+    assert not models.is_ours({"pretrained": "lstm"})
