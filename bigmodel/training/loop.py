@@ -411,6 +411,7 @@ class StepLog:
         for happened, loss in zip(self._pending, losses.tolist(), strict=True):
             self._events.write("step", **happened | {"loss": loss}, samples_per_s=round(rate, 1))
             _refuse_no_number(loss, happened)
+        self._events.flush()
         self._pending, self._flushed = [], time.perf_counter()
 
     def _agree(self, losses: Tensor, seconds: float, age: float) -> tuple[Tensor, float, float]:
