@@ -1,12 +1,14 @@
-"""Predictor: a model directory in, answers out. Validation, test, batch prediction and every replica call this object."""
+"""Predictor: a model directory in, answers out. Validation, test, batch prediction and every replica call it."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,17 @@ from bigmodel.errors import CheckpointError, ConfigError
 from bigmodel.tasks.base import Answer, Row, Sample
 
 INFO, GOLDEN = "bigmodel.json", "golden.jsonl"
-MAX_TOKENS = 4096  # padded tokens of one batch: enough to keep two cores busy, small enough to stay in their caches
+MAX_TOKENS = 4096  # of one batch, with its padding: enough to keep two cores busy, small enough to stay in their caches
 
 
 class Predictor:
     """Task, model and processor, with `info`: what bigmodel.json says of them.
 
     An answer does not depend on what else is asked with it: rows are sorted by length, cut into batches of at most
-    `max_tokens` padded tokens, and answered in the order they came. bf16 is `torch.autocast`, as in training.
+    `max_tokens` tokens, padding included, and answered in the order they came. bf16 is autocast, as in training.
+
+    It answers with the weights as they are at its first answer: after a training step, make another. `model` is the
+    plain model, for whoever wants its gradients; where there is a faster form of it, that one answers.
     """
 
     def __init__(
@@ -69,7 +74,8 @@ class Predictor:
             shutil.rmtree(leftover, ignore_errors=True)
         self.model.save_pretrained(fresh)
         self.processor.save_pretrained(fresh)
-        (fresh / INFO).write_text(json.dumps({"task": self.name, **self.info}, indent=2, ensure_ascii=False), "utf-8")
+        info = {"task": self.name, **self.info, "weights": {p.name: _digest(p) for p in fresh.glob("*.safetensors")}}
+        (fresh / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False), "utf-8")
         if golden:
             lines = (
                 json.dumps({"row": row, "answer": answer})
@@ -89,6 +95,18 @@ class Predictor:
     def encode(self, rows: Sequence[Row]) -> list[Sample]:
         return self.task.encode(rows, self.processor, self._learnt)
 
+    @cached_property
+    def _forward(self) -> Any:
+        """What answers: the model, or its twin that computes no padding and has its bf16 weights made once."""
+        from bigmodel.models.packed import pack
+
+        return pack(self.model, self.precision) or self.model
+
+    @property
+    def pads(self) -> bool:
+        """Whether a batch costs its padding too, so that texts of one length belong together."""
+        return self._forward is self.model
+
     def predict(self, rows: Sequence[Row], max_tokens: int = MAX_TOKENS) -> list[Answer]:
         """One answer a row, with `truncated`, `tokens` and `tokens_read` where the model did not read all of it."""
         return self.predict_samples(self.encode(rows), max_tokens)
@@ -96,7 +114,7 @@ class Predictor:
     def predict_samples(self, samples: Sequence[Sample], max_tokens: int = MAX_TOKENS) -> list[Answer]:
         answers: list[Answer] = [{}] * len(samples)
         lengths = [self.task.length(sample) for sample in samples]
-        for batch in batches(lengths, max_tokens):
+        for batch in batches(lengths, max_tokens, self.pads):
             chosen = [samples[i] for i in batch]
             for i, answer in zip(batch, self.answer(chosen), strict=True):
                 answers[i] = answer
@@ -110,7 +128,7 @@ class Predictor:
             tensors = {
                 name: tensor.to(self.device) for name, tensor in self.task.collate(samples, self.processor).items()
             }
-            answers = self.task.predict(self.model, tensors, self.processor)
+            answers = self.task.predict(self._forward, tensors, self.processor)
         for sample, answer in zip(samples, answers, strict=True):
             read = self.task.length(sample)
             if sample["num_tokens"] > read:
@@ -118,8 +136,11 @@ class Predictor:
         return answers
 
     def check_golden(self) -> int:
-        """Answer the stored inputs again; CheckpointError if one differs. Returns how many there are."""
+        """Compare the weights' digests, answer the stored inputs again; CheckpointError if one differs. -> how many."""
         path = Path(self.model.config.name_or_path) / GOLDEN
+        for name, digest in self.info.get("weights", {}).items():
+            if _digest(path.with_name(name)) != digest:
+                raise CheckpointError(f"{path.with_name(name)}: these are not the weights that training wrote")
         if not path.exists():
             return 0
         golden = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -133,14 +154,17 @@ class Predictor:
         return len(golden)
 
 
-def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of at most `max_tokens` padded tokens, longest first; one longer than that is alone."""
+def batches(lengths: Sequence[int], max_tokens: int, padded: bool = True) -> Iterator[list[int]]:
+    """Indices in batches of at most `max_tokens`, with their padding if `padded`; longest first, a longer one alone."""
     batch: list[int] = []
+    tokens = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > max_tokens:
+        more = lengths[batch[0]] if batch and padded else lengths[i]
+        if batch and tokens + more > max_tokens:
             yield batch
-            batch = []
+            batch, tokens, more = [], 0, lengths[i]
         batch.append(i)
+        tokens += more
     if batch:
         yield batch
 
@@ -157,10 +181,20 @@ def autocast(device: str, precision: str) -> Any:
 def _difference(stored: Any, found: Any, tolerance: float) -> str:
     """What differs between two answers beyond the tolerance of its numbers; nothing if they agree."""
     if isinstance(stored, dict) and isinstance(found, dict) and stored.keys() == found.keys():
+        if "scores" in stored and abs(stored["score"] - found["score"]) <= tolerance:
+            return _difference(stored["scores"], found["scores"], tolerance)  # of two labels as likely either may win
         return next(filter(None, (_difference(stored[key], found[key], tolerance) for key in stored)), "")
     if isinstance(stored, float) and isinstance(found, float):
         return "" if abs(stored - found) <= tolerance else f"{found:.6f} instead of {stored:.6f}"
     return "" if stored == found else f"{found!r:.60} instead of {stored!r:.60}"
+
+
+def _digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from None
 
 
 def _read_info(path: Path) -> dict[str, Any]:

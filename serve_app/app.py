@@ -40,7 +40,7 @@ def application(options: ServeOptions) -> Application:
 
 
 def autoscaling(options: ServeOptions) -> AutoscalingConfig:
-    """On ongoing requests. Delays are not shorter than the window looked back on, steps at most double: no thrashing."""
+    """On ongoing requests. Delays are not shorter than the window looked back on, steps at most double."""
     look_back_s = max(1.0, min(options.upscale_delay_s, 10.0))
     return AutoscalingConfig(
         min_replicas=options.min_replicas,

@@ -22,7 +22,9 @@ class Batching:
     """How batches are chosen. Sizes are in tokens, as far as they are known before tokenisation."""
 
     max_tokens: int = 4096
-    """Padded tokens of one batch: its longest item times its number of items."""
+    """Tokens of one batch, padding included: its longest item times its number of items."""
+    pads: bool = True
+    """Whether the model computes padding. If not, lengths do not matter: the oldest items are next."""
     call_tokens: int = 128
     """What one call of the model costs, in tokens. A batch grows while the padding this adds costs less than a call."""
     max_age_s: float = 0.1
@@ -49,6 +51,8 @@ class Ran:
 
 def choose(waiting: Sequence[Waiting[Item, Result]], now_s: float, how: Batching) -> list[Waiting[Item, Result]]:
     """The next batch: neighbours in length, around the oldest item if it waits too long, else from the shortest up."""
+    if not how.pads:
+        return _oldest(waiting, how.max_tokens)
     by_size = sorted(waiting, key=lambda w: w.size)
     oldest = min(waiting, key=lambda w: w.since_s)
     start = by_size.index(oldest) if now_s - oldest.since_s > how.max_age_s else 0
@@ -60,6 +64,16 @@ def choose(waiting: Sequence[Waiting[Item, Result]], now_s: float, how: Batching
             break
         batch.append(next_up)
     return batch
+
+
+def _oldest(waiting: Sequence[Waiting[Item, Result]], max_tokens: int) -> list[Waiting[Item, Result]]:
+    """The first items, which came first, of at most `max_tokens` together; one larger than that is alone."""
+    tokens = 0
+    for count, item in enumerate(waiting):
+        tokens += item.size
+        if count and tokens > max_tokens:
+            return list(waiting[:count])
+    return list(waiting)
 
 
 @dataclass
@@ -113,8 +127,9 @@ class Batcher(Generic[Item, Result]):
     def _run(self, batch: list[Waiting[Item, Result]], loop: asyncio.AbstractEventLoop) -> None:
         began_s = time.monotonic()
         outcomes = self._outcomes([w.item for w in batch])
-        longest = max(w.size for w in batch)
-        told = Ran(len(batch), sum(w.size for w in batch), longest * len(batch), time.monotonic() - began_s)
+        tokens, longest = sum(w.size for w in batch), max(w.size for w in batch)
+        padded = longest * len(batch) if self.how.pads else tokens
+        told = Ran(len(batch), tokens, padded, time.monotonic() - began_s)
         loop.call_soon_threadsafe(self._done, batch, outcomes, told)
 
     def _outcomes(self, items: list[Item]) -> Sequence[Result | Exception]:

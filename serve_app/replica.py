@@ -36,7 +36,7 @@ class Replica:
         self._predictor = Predictor.load(options.model, device=device, precision=options.precision)
         self._predictor.check_golden()
         self._metrics = Metrics(options.word, serve.get_replica_context().replica_id.unique_id)
-        how = Batching(max_tokens=options.max_batch_tokens)
+        how = Batching(max_tokens=options.max_batch_tokens, pads=self._predictor.pads)
         self._batcher: Batcher[str, Answer] = Batcher(self._work, how, self._metrics.ran)
         self._options = options
 
@@ -57,7 +57,7 @@ class Replica:
 
     def _work(self, texts: list[str]) -> Sequence[Answer]:
         """In the model's thread: tokenisation and the model, both outside the event loop."""
-        return self._predictor.predict([{"text": text} for text in texts])
+        return self._predictor.predict([{"text": text} for text in texts], self._options.max_batch_tokens)
 
     def __del__(self) -> None:
         self._batcher.close()

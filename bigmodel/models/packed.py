@@ -1,8 +1,8 @@
-"""Exact, padding-free inference for BERT classifiers: the same logits as the model's own forward, for a fraction of the work.
+"""Exact, padding-free inference for BERT classifiers: the logits of the model's own forward for a fraction of the work.
 
-Three things are saved. Padding: the tokens of a batch lie in one row of N, and only attention sees sequences. The last layer:
-the classifier reads the first token alone, so keys and values are all the last layer computes of the others. Casting: bf16
-weights are made once, not at every call as under autocast.
+Three things are saved. Padding: the tokens of a batch lie in one row of N, and only attention sees sequences. The last
+layer: the classifier reads the first token alone, so keys and values are all the last layer computes of the others.
+Casting: bf16 weights are made once, not at every call as under autocast.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class PackedBertForSequenceClassification(nn.Module):
             last = self.layers[-1]
             x = self._after(last, self._attend_first(last, x, layout), x[layout.first])  # (B, H)
             logits = F.linear(torch.tanh(F.linear(x, *self.pooler)), *self.classifier)  # (B, K)
-            return SequenceClassifierOutput(logits=logits[layout.back])  # type: ignore[arg-type]
+            return SequenceClassifierOutput(logits=logits[layout.back])
 
     def _normed(self, x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
         return F.layer_norm(x, norm[0].shape, norm[0], norm[1], self.eps)
@@ -128,7 +128,7 @@ class PackedBertForSequenceClassification(nn.Module):
 
 
 def arrange(lengths: Tensor, rounded: bool) -> Layout:
-    """Lay out sequences of these lengths (B,). `rounded` adds idle tokens and rows at the end, so that shapes repeat."""
+    """Lay out sequences of these lengths (B,). `rounded` adds idle tokens and rows at the end: shapes then repeat."""
     ordered, order = lengths.sort()
     sizes = ordered.tolist()
     runs = [(len(list(same)), length) for length, same in groupby(sizes)]
