@@ -117,8 +117,7 @@ def load_tokenizer(pretrained: str, max_length: int) -> Any:
         raise ConfigError(f"model.pretrained: '{pretrained}' has a slow tokenizer; one with a {VOCABULARY} is needed")
     if processor.pad_token is None:
         processor.pad_token = processor.eos_token or processor.unk_token
-    processor.model_max_length = min(processor.model_max_length, max_length, readable or max_length)
-    return processor
+    return tokenizer.adopt(processor, min(processor.model_max_length, max_length, readable or max_length))
 
 
 def encode(rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> list[Sample]:

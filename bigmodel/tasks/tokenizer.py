@@ -15,6 +15,7 @@ from bigmodel.experiment import TokenizerConfig
 
 PAD, UNKNOWN, CLASSIFY, SEPARATE, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = [PAD, UNKNOWN, CLASSIFY, SEPARATE, MASK]
+SPECIAL_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "bos_token", "eos_token")
 
 # Unicode white space, the separators that str.split() cuts at, byte-order marks and NUL.
 _SPACE = r"[\s\x00\x1c-\x1f\x85\ufeff]+"
@@ -62,15 +63,43 @@ def train(texts: Iterable[str], kind: str, config: TokenizerConfig, enclose: boo
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
-        **dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True)),
+        **dict(zip(SPECIAL_NAMES, SPECIAL, strict=False)),
     )
 
 
-def _normalizer(lowercase: bool) -> Any:
+def adopt(processor: Any, max_length: int) -> Any:
+    """The tokenizer of a checkpoint, with `normalize` as its first steps: rows are cleaned, requests are not.
+
+    Not of its own class, which would build its normaliser anew whenever the model directory is opened.
+    """
+    from tokenizers import normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = processor.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    backend.normalizer = normalizers.Sequence(_first_steps() + ([backend.normalizer] if backend.normalizer else []))
+    special = {name: getattr(processor, name) for name in SPECIAL_NAMES if getattr(processor, name) is not None}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        **special,
+    )
+
+
+def _first_steps() -> list[Any]:
+    """`normalize`, for the `tokenizers` library."""
     from tokenizers import Regex, normalizers
 
-    steps = [normalizers.NFC(), normalizers.Replace(Regex(_SPACE), " "), normalizers.Strip()]
-    return normalizers.Sequence(steps + ([normalizers.Lowercase()] if lowercase else []))
+    return [normalizers.NFC(), normalizers.Replace(Regex(_SPACE), " "), normalizers.Strip()]
+
+
+def _normalizer(lowercase: bool) -> Any:
+    from tokenizers import normalizers
+
+    return normalizers.Sequence(_first_steps() + ([normalizers.Lowercase()] if lowercase else []))
 
 
 def _pre_tokenizer(kind: str) -> Any:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from bigmodel import models
@@ -247,3 +248,31 @@ def test_another_tokenizer_under_the_same_name_is_prepared_anew(checkpoint, tmp_
     processor.save_pretrained(source)
     (tmp_path / "again").mkdir()
     assert fit(experiment(source, tmp_path / "again")).info["fingerprint"] != first
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_checkpoints_own_kind_of_tokenizer_reads_a_request_as_training_read_the_row(family, checkpoint, tmp_path):
+    """GPT-2's takes every space for a token, and its class knows no normaliser."""
+    source = checkpoint(family, vocab_size=300)
+    for file in source.glob("tokenizer*"):
+        file.unlink()
+    own_tokenizer(family).save_pretrained(source)
+    run = fit(experiment(source, tmp_path))
+    predictor = Predictor.load(run.model)
+    raw = ["good  film", "\tgood film\n", "good\u3000fi\u00adlm", "bad\r\nbook \x00 ", "cafe\u0301  song"]
+    clean = [predictor.task.clean({"text": text}, {"text": "text"}) for text in raw]
+    asked, read = predictor.predict([{"text": text} for text in raw]), predictor.predict(clean)
+    assert asked == read
+    classify = transformers.pipeline(TASK, str(run.model))
+    for answer, other in zip(asked, classify(raw), strict=True):
+        assert answer["label"] == other["label"] and answer["score"] == pytest.approx(other["score"], abs=1e-6)
+
+
+def own_tokenizer(family: str) -> Any:
+    if family == "gpt2":
+        alphabet = sorted(ByteLevel.alphabet())
+        vocab = {token: number for number, token in enumerate([*alphabet, "<|endoftext|>"])}
+        return transformers.GPT2TokenizerFast(vocab=vocab, merges=[])
+    letters = [chr(number) for number in range(ord("a"), ord("z") + 1)]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    return transformers.BertTokenizerFast(vocab={token: number for number, token in enumerate(tokens)})
