@@ -37,7 +37,27 @@ def resolve(spec: str | Iterable[str]) -> list[str]:
     parts = [spec] if isinstance(spec, str) else list(spec)
     if not parts:
         raise DataError("no data files named. Name a file, a glob, a folder, or a list of them")
-    return sorted({file for part in parts for file in _expand(part)})
+    found = sorted({file for part in parts for file in _expand(part)})
+    for file in found:
+        _check_name(file)
+    return found
+
+
+def _check_name(file: str) -> None:
+    try:
+        file.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(file).decode("utf-8", "backslashreplace")
+        raise DataError(f"{shown}: the name of this file is not UTF-8. Rename it") from None
+
+
+def size(source: str) -> int:
+    """Bytes of a file as stored."""
+    with reading(source):
+        if not _is_remote(source):
+            return os.path.getsize(_local(source))
+        fs, path = _file_system(source)
+        return int(fs.size(path))
 
 
 def digest(source: str) -> str:
@@ -159,6 +179,8 @@ def _expand_local(spec: str) -> list[str]:
     if os.path.isdir(path):
         inside = [os.path.join(path, name) for name in os.listdir(path) if _is_data(name)]
         return [file for file in inside if os.path.isfile(file)] or _refuse_folder(spec, sorted(os.listdir(path)))
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DataError(f"{spec}: is not a regular file")
     if os.path.exists(path):  # before the glob: a file may be called "a[1].csv"
         return [path]
     found = [file for file in glob.glob(path, recursive=True) if os.path.isfile(file)]

@@ -46,7 +46,7 @@ def _row(line: str, source: str, number: int) -> Record | Bad:
     try:
         if UNDECODABLE.search(line):
             raise ValueError(NO_TEXT)
-        return Record(source, number, _object(parse(line)))
+        return Record(source, number, _object(parse(line.rstrip("\r\n"))))
     except ValueError as error:
         return Bad(source, number, None, str(error), excerpt(line))
 
