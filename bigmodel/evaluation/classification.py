@@ -29,6 +29,7 @@ WORST = 10
 CONFUSED = 20  # pairs of labels
 MATRIX_LABELS = 200  # above that the matrix is left out of the report, and the pairs must do
 SHOWN_CLASSES, SHOWN_MATRIX, SHOWN_PAIRS = 20, 10, 10
+FEW_ROWS = 30  # below, resampling the rows that happen to be there shows too little of what could have been
 
 
 # ---- analyse
@@ -185,6 +186,8 @@ def _about_baselines(baseline: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 def _notes(report: Mapping[str, Any]) -> Iterator[RenderableType]:
     scores, calibration = report["metrics"], report["calibration"]
+    if report["rows"] < FEW_ROWS:
+        yield Text("So few rows say little: the intervals are narrower than they should be.")
     low, high = report["intervals"]["loss"]
     yield Text(f"Loss {scores['loss']:.4f} ({low:.4f} to {high:.4f}).")
     excess = calibration["mean_confidence"] - scores["accuracy"]
@@ -247,7 +250,8 @@ def _confusion_table(confusion: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def _worst(mistakes: Mapping[str, Any], num_rows: int) -> Iterator[RenderableType]:
-    yield heading(f"worst mistakes ({mistakes['rows']:,} of {num_rows:,} rows are wrong)")
+    wrong = f"{mistakes['rows']:,} of {num_rows:,} rows are wrong"
+    yield heading(f"worst mistakes ({wrong})" if mistakes["worst"] else wrong)
     for one in mistakes["worst"]:
         yield Text(
             f"{near(one['file'])}:{one['line']}  wanted {wide(one['wanted'], 30)}, found {wide(one['found'], 30)} "

@@ -122,6 +122,34 @@ def test_mean_interval_is_that_of_the_normal_distribution():
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
 
 
+@pytest.mark.parametrize("name", ["losses", "one outlier", "two kinds"])
+def test_the_interval_of_a_mean_is_that_of_a_bootstrap_over_its_rows(name):
+    rng = np.random.default_rng(0)
+    values = {
+        "losses": -np.log(rng.beta(4, 0.5, 500)),
+        "one outlier": np.concatenate([rng.exponential(0.1, 499), [27.6]]),
+        "two kinds": (rng.random(500) < 0.1).astype(float),
+    }[name]
+    means = [values[rng.integers(0, 500, 500)].mean() for _ in range(4000)]
+    spread = np.std(means)
+    np.testing.assert_allclose(
+        metrics.mean_interval(values, resamples=4000), np.quantile(means, [0.025, 0.975]), atol=0.2 * spread
+    )
+
+
+@pytest.mark.parametrize("values", [[0.25], [0.1, 0.1, 0.1], [0.0, 5e-324]])
+def test_the_interval_of_equal_values_is_that_value(values):
+    assert metrics.mean_interval(np.array(values)) == pytest.approx((values[0], values[0]))
+
+
+def test_a_million_values_cost_no_more_than_a_thousand():
+    values = np.random.default_rng(0).exponential(size=1_000_000)
+    start = time.perf_counter()
+    low, high = metrics.mean_interval(values)
+    assert time.perf_counter() - start < 3.0  # 0.25 s on a quiet machine
+    assert low < values.mean() < high
+
+
 @given(pairs)
 def test_intervals_are_ordered_repeatable_and_inside_zero_and_one(rows):
     found, wanted = zip(*rows, strict=True)

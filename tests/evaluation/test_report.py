@@ -154,6 +154,13 @@ def test_a_report_without_training_or_linear_baseline_is_shown_too():
     assert "training   " not in text
 
 
+@pytest.mark.parametrize(("num_rows", "warned"), [(29, True), (30, False)])
+def test_a_summary_of_few_rows_warns_of_its_intervals(num_rows, warned):
+    text = "\n".join(lines(made(["0", "1"], ["a"] * num_rows, ["0"] * num_rows, ["0"] * num_rows)))
+    assert ("So few rows say little" in text) == warned
+    assert f"\n0 of {num_rows} rows are wrong\n" in text
+
+
 def test_validation_rows_are_called_what_they_are(report):
     assert "the model was chosen by them" in "\n".join(lines(report | {"split": "valid"}, width=200))
 
