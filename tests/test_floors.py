@@ -19,7 +19,14 @@ PACKAGES = ("bigmodel", "serve_app", "tune_jobs")
 
 FLOORS = [  # from the ground up; the longest name that fits a file says where it lives
     ["bigmodel.errors"],
-    ["bigmodel.models", "bigmodel.optim", "bigmodel.experiment", "bigmodel.cluster", "bigmodel.evaluation.metrics"],
+    [
+        "bigmodel.models",
+        "bigmodel.optim",
+        "bigmodel.experiment",
+        "bigmodel.cluster",
+        "bigmodel.evaluation.metrics",
+        "bigmodel.grammar",
+    ],
     ["bigmodel.tasks"],
     ["bigmodel.predictor", "bigmodel.data"],
     ["bigmodel.training", "bigmodel.evaluation"],
