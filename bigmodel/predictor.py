@@ -61,6 +61,7 @@ class Predictor:
             processor = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as e:
             raise CheckpointError(f"{path}: this model directory does not open: {str(e).splitlines()[0]}") from None
+        processor.model_max_length = _readable(processor.model_max_length, model.config)
         model.to(device).eval()
         return cls(
             task, model, processor, info, device, info.get("precision", "fp32") if precision == "auto" else precision
@@ -195,6 +196,13 @@ def _digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from None
+
+
+def _readable(known: int, config: Any) -> int:
+    """Tokens read of one text. A stranger's tokenizer may know no limit (1e30), or a larger one than its model."""
+    from bigmodel.models.positions import max_tokens
+
+    return min(known, max_tokens(config) or (known if known < 2**31 else MAX_TOKENS))
 
 
 def _read_info(path: Path) -> dict[str, Any]:
