@@ -24,7 +24,7 @@ from bigmodel import experiment as experiments
 from bigmodel import tasks
 from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.files import resolve
-from bigmodel.data.prepare import prepare
+from bigmodel.data.prepare import open_prepared, prepare
 from bigmodel.data.quarantine import Quarantine
 from bigmodel.data.record import Bad
 from bigmodel.errors import ConfigError, DataError, ResourceError
@@ -39,7 +39,7 @@ LINE_S = 5.0  # between two lines of progress
 
 def train(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> Run:
     """Train the experiment of a file to its end, or go on where it was; then test it, print and keep the report."""
-    experiment = read_experiment(path, overrides)
+    experiment, here = read_experiment(path, overrides), Path.cwd()
     from bigmodel.training.display import Display
     from bigmodel.training.fit import fit
 
@@ -49,8 +49,8 @@ def train(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> Run
     from bigmodel.evaluation.report import show
 
     show(report)
-    model = os.path.relpath(run.model) if run.model.is_relative_to(Path.cwd()) else run.model
-    say(f"model   {model}\nreport  {run.report}\nserve   bigmodel serve {model}")
+    model, told = (p.relative_to(here) if p.is_relative_to(here) else p for p in (run.model, run.report))
+    say(f"model   {model}\nreport  {told}\nserve   bigmodel serve {model}")
     return run
 
 
@@ -83,7 +83,8 @@ def test(experiment: Experiment, run: Run) -> dict[str, Any]:
     """Score the test rows with the model directory of a finished run; writes report.json."""
     from bigmodel.evaluation.evaluate import evaluate as score
 
-    prepared = prepare(experiment)
+    path = Path(run.info["prepared"])
+    prepared = open_prepared(path) if (path / "prepared.json").exists() else prepare(experiment, say)
     split = "test" if prepared.size("test") else "valid"
     if not prepared.size(split):
         raise DataError(
@@ -229,7 +230,7 @@ def load(model: Path, device: str, precision: str) -> Predictor:
 
 
 def reading(predictor: Predictor, changes: Sequence[str] = ()) -> DataConfig:
-    """How the model's training files were read, with `data.key=value` changes; columns text and label for a stranger."""
+    """How the training files were read, with `data.key=value` changes; columns text and label where nobody knows."""
     stored = predictor.info.get("experiment") or {
         "task": predictor.name,
         "data": {"train": "unknown", "text": "text", "label": "label"},

@@ -48,7 +48,7 @@ def fit(experiment: Experiment, fresh: bool = False, listener: Listener = lambda
         prepared = prepare(experiment, lambda line: listener({"kind": "say", "line": line}))
         listener({"kind": "prepared", "fresh": prepared.fresh, "path": str(prepared.path), **prepared.counts})
         shutil.copyfile(prepared.path / "quarantine.jsonl", run.path / "quarantine.jsonl")
-        run.begin(experiment, prepared.fingerprint)
+        run.begin(experiment, prepared.fingerprint, prepared.path)
         if run.finished:
             listener({"kind": "say", "line": f"{run.path}: finished before, not trained again. --fresh starts over"})
         else:

@@ -77,7 +77,7 @@ class Run:
         stored = Experiment.model_validate(yaml.safe_load(file.read_text("utf-8")))
         self._refuse(differences(_what(stored), _what(experiment)))
 
-    def begin(self, experiment: Experiment, fingerprint: str) -> None:
+    def begin(self, experiment: Experiment, fingerprint: str, prepared: Path) -> None:
         """Start, or go on: ConfigError if the run in the folder was started with other data."""
         if self.info.get("fingerprint", fingerprint) != fingerprint:
             self._refuse(["the content of the data files"])
@@ -85,7 +85,7 @@ class Run:
             (self.path / "experiment.yaml").write_text(experiment.to_yaml(), "utf-8")
             self.info = {"fingerprint": fingerprint, "started": _now(), "decisions": {}}
         if not self.finished:
-            self.write(state="running")
+            self.write(state="running", prepared=str(prepared))
 
     def _refuse(self, changed: list[str]) -> None:
         if changed:
