@@ -18,12 +18,16 @@ from serve_app.options import ServeOptions, read_options
 from serve_app.ray_host import Host
 
 
+def tell(line: str) -> None:
+    print(line, flush=True)  # also into a file, where it would wait for the end
+
+
 def serve(
     model_dir: str | Path,
     host: str = "127.0.0.1",
     port: int = 8000,
     address: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
     **options: Any,
 ) -> None:
     """Serve a model directory until Ctrl-C or SIGTERM. `options` are fields of ServeOptions.
@@ -43,7 +47,7 @@ def serve(
 
 @contextmanager
 def serving(
-    options: ServeOptions, host: str, port: int, address: str | None = None, say: Callable[[str], None] = print
+    options: ServeOptions, host: str, port: int, address: str | None = None, say: Callable[[str], None] = tell
 ) -> Iterator[str]:
     """The application up and answering inside the block; yields the base URL. Leaves nothing behind that it started."""
     if not (Path(options.model) / "config.json").is_file():
