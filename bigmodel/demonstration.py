@@ -14,6 +14,7 @@ from typing import Any
 
 from bigmodel import grammar, pipeline
 from bigmodel.errors import ConfigError, ServeError
+from bigmodel.pipeline import say
 from serve_app.options import ServeOptions
 from serve_app.ray_host import free_ports
 from serve_app.start import serving
@@ -55,18 +56,18 @@ def walk(output: str, port: int) -> None:
     folder = Path(output)
     yaml = write_experiment(folder)
     step(1, f"{ROWS:,} reviews, written by a small grammar: {folder / 'reviews.csv'}")
-    print("    Nobody meant them. They show that the path works, not how good a model is on what people write.")
+    say("    Nobody meant them. They show that the path works, not how good a model is on what people write.")
     step(2, f"training and test: bigmodel train {yaml}")
     run = pipeline.train(yaml, [f"output={quoted(folder)}"], fresh=True)
-    print(
+    say(
         "    The test reviews come from the same grammar as the others: the accuracy is that of an exercise. Of every\n"
         "    hundred labels two are wrong on purpose: the worst mistakes above show how such rows are found."
     )
     answers = ask_endpoint(run.model, port or free_ports(1)[0])
     step(5, f"the same texts from the command: bigmodel predict {relative(run.model)} --text ...")
     compare(answers, predicted(run.model, run.path / "answers.jsonl"))
-    print(f"\nAll of it worked, in {time.monotonic() - began:.0f} s. What next:\n")
-    print(next_commands(relative(run.model), yaml))
+    say(f"\nAll of it worked, in {time.monotonic() - began:.0f} s. What next:\n")
+    say(next_commands(relative(run.model), yaml))
 
 
 def write_experiment(folder: Path) -> Path:
@@ -105,7 +106,7 @@ def ask_endpoint(model: Path, port: int) -> list[dict[str, Any]]:
         step(4, f"asking: POST {address}")
         one = post(address, {"text": TEXTS[0]})
         many = post(address, {"texts": TEXTS[1:]})
-        print("    stopping the endpoint")
+        say("    stopping the endpoint")
     return [one, *many]
 
 
@@ -123,9 +124,9 @@ def post(address: str, question: dict[str, Any]) -> Any:
     milliseconds = (time.perf_counter() - began) * 1000
     many = isinstance(answer, list)
     texts, answers = (question["texts"], answer) if many else ([question["text"]], [answer])
-    print(f"    {len(texts)} {'texts' if many else 'text'}, answered in {milliseconds:.1f} ms")
+    say(f"    {len(texts)} {'texts' if many else 'text'}, answered in {milliseconds:.1f} ms")
     for text, one in zip(texts, answers, strict=True):
-        print(f"      {one['label']:>8}  {one['score']:.3f}  {text}")
+        say(f"      {one['label']:>8}  {one['score']:.3f}  {text}")
     return answer
 
 
@@ -140,7 +141,7 @@ def compare(served: Sequence[dict[str, Any]], predicted: Sequence[dict[str, Any]
         apart = max(abs(one["scores"][label] - other["scores"][label]) for label in other["scores"])
         if one["label"] != other["label"] or apart > 1e-5:
             raise ServeError(f"the endpoint answers {one}, the command {other}, for: {text}")
-    print("    equal: every label, and every probability to 1e-5")
+    say("    equal: every label, and every probability to 1e-5")
 
 
 def next_commands(model: str, yaml: Path) -> str:
@@ -156,7 +157,7 @@ Your own data: copy {yaml}, name your file and its columns.
 
 
 def step(number: int, what: str) -> None:
-    print(f"\n[{number}/5] {what}", flush=True)
+    say(f"\n[{number}/5] {what}")
 
 
 def relative(path: Path) -> str:
