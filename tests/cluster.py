@@ -177,7 +177,9 @@ def cluster(num_nodes: int = 2) -> Iterator[Cluster]:
         )
         it.wait(it.listens)
         for _ in range(num_nodes - 1):
-            it.add_node(f"--address={it.address}", "--include-log-monitor=false")
+            # a folder of its own, as on a machine of its own: a node deletes a job's files when it needs them no more
+            away = f"--temp-dir={folder / f'ray{len(it.nodes)}'}"
+            it.add_node(f"--address={it.address}", "--include-log-monitor=false", away)
         it.wait(lambda: it.alive() == num_nodes)
         yield it
     finally:
