@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -163,6 +164,9 @@ def main() -> None:
     except KeyboardInterrupt:
         print("bigmodel: interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read what we print has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
+        sys.exit(1)
 
 
 if __name__ == "__main__":

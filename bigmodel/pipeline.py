@@ -56,6 +56,7 @@ def train(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> Run
 
 def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment of a file, checked as far as can be without reading the data."""
+    quiet()
     return experiments.load(path, overrides, check)
 
 
@@ -66,9 +67,10 @@ def check(tree: dict[str, Any]) -> list[Problem]:
         return []
     from bigmodel import models
 
-    model = tree.get("model", {"type": "textcnn"})
+    model = tree.get("model", {})
     problems: list[Problem] = []
     if isinstance(model, dict):
+        model = experiments.of_a_type(model)
         problems = [(("model", key), message) for key, message in models.problems(model, name)]
     try:
         tasks.get(name).columns(DataConfig.model_validate(tree.get("data")))
@@ -222,6 +224,7 @@ def load(model: Path, device: str, precision: str) -> Predictor:
         raise ConfigError(f"--precision is '{precision}'. Known: auto, fp32, bf16")
     import torch
 
+    quiet()
     if device == "cuda" and not torch.cuda.is_available():
         raise ResourceError("--device is cuda, but torch finds no GPU here. Leave it at auto, or say cpu")
     if device == "auto":
@@ -290,6 +293,13 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Any) -> None:
     with writing(path) as file:
         json.dump(value, file, ensure_ascii=False, indent=1)
+
+
+def quiet() -> None:
+    """Without transformers' bars for the milliseconds that reading and writing weights takes: the display is ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def say(text: str, file: IO[str] | None = None) -> None:
