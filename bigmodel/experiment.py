@@ -7,24 +7,42 @@ free here: its fields belong to the architecture, and `bigmodel.models.problems`
 from __future__ import annotations
 
 import copy
+import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bigmodel.errors import ConfigError, did_you_mean
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Problem = tuple[tuple[str, ...], str]  # (path of the key, what is wrong)
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,  # "5" is not 5, and true is not 1
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
 
 
 class SplitConfig(Section):
@@ -99,7 +117,7 @@ class OptimConfig(Section):
     """adam and adamw differ in weight decay: added to the gradient, or decoupled from it."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate, reached after `warmup` optimiser steps."""
-    betas: tuple[Ratio, Ratio] = (0.9, 0.999)
+    betas: Annotated[tuple[Ratio, Ratio], Field(strict=False)] = (0.9, 0.999)  # YAML has lists alone
     """Decay rates of Adam's first and second moment."""
     eps: PositiveFloat = 1e-8
     """Added to Adam's denominator, against division by zero."""
@@ -143,7 +161,7 @@ class TrainConfig(Section):
     """Threads of each worker; 0 shares the machine's cores among the workers."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto times both on the first batch and keeps bf16 where it is a tenth faster; a rerun repeats the choice."""
-    seed: Count = 0
+    seed: Seed = 0
     """Of the initial weights, the order of the samples, augmentation and dropout."""
     validate_every: Count = 0
     """Optimiser steps between validations; 0 is once an epoch."""
@@ -169,6 +187,7 @@ class Experiment(Section):
     task: Literal["text-classification"]
     """What the model is for: text-classification, a text in and one label of a fixed set out."""
     data: DataConfig
+    """Where the rows are, which columns are read, and how."""
     model: dict[str, Any] = {"type": "textcnn"}
     """`type` (lstm, gru, textcnn, transformer, or a model type of transformers) or `pretrained` (directory or hub
     name), and the fields of its config."""
@@ -178,6 +197,11 @@ class Experiment(Section):
     train: TrainConfig = TrainConfig()
     output: str = "runs/model"
     """Folder of the run: events, checkpoints, model, report."""
+
+    @field_validator("model")
+    @classmethod
+    def _is_of_a_type(cls, model: dict[str, Any]) -> dict[str, Any]:
+        return of_a_type(model)
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -191,6 +215,11 @@ class Experiment(Section):
     @property
     def cache_path(self) -> Path:
         return Path(self.data.cache).absolute() if self.data.cache else self.output_path.parent / ".prepared"
+
+
+def of_a_type(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The model section; one that names neither type nor checkpoint is of the default type."""
+    return {**model} if {"type", "pretrained"} & model.keys() else {"type": "textcnn", **model}
 
 
 def in_ray_job() -> bool:
@@ -230,11 +259,12 @@ def validate(
     try:
         experiment = Experiment.model_validate(tree)
     except ValidationError as e:
-        problems = [_explain(error) for error in e.errors()]
+        problems = _explain(e, tree)
     if check is not None:
         problems += check(tree)
     if problems:
-        raise ConfigError("\n".join(_locate(problem, lines, path) for problem in problems))
+        located = sorted(((_line(at, lines), message) for at, message in problems), key=lambda found: _rank(found[0]))
+        raise ConfigError("\n".join(f"{_where(line, path)}: {message}" for line, message in located))
     assert experiment is not None
     return experiment
 
@@ -270,14 +300,22 @@ def parse(text: str, path: str) -> tuple[dict[str, Any], dict[tuple[str, ...], i
         _note_lines(node, (), lines, path)
         tree = loader.construct_document(node) if node is not None else {}
     except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
-        raise ConfigError(f"{where}: this is not YAML: {getattr(e, 'problem', None) or e}") from None
+        raise ConfigError(f"{path}:{_syntax_error(e, text)}") from None
     except RecursionError:
         raise ConfigError(f"{path}: this YAML is nested too deeply") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: an experiment is a mapping of task, data, model ...; found {type(tree).__name__}")
     return tree, lines
+
+
+def _syntax_error(error: yaml.YAMLError, text: str) -> str:
+    """Line, column, and what stands there that is not YAML."""
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f"{line}: this is not YAML: {error.reason} (U+{ord(text[error.position]):04X})"
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error).splitlines()[0]
+    hint = ". Indent with spaces" if "'\\t'" in problem else ""
+    return f"{mark.line + 1}:{mark.column + 1}: this is not YAML: {problem}{hint}" if mark else f" {problem}"
 
 
 def _note_lines(node: Any, at: tuple[str, ...], lines: dict[tuple[str, ...], int | str], path: str) -> None:
@@ -309,36 +347,89 @@ def _override(tree: dict[str, Any], lines: dict[tuple[str, ...], int | str], ove
             raise ConfigError(f"command line: {key}: '{part}' is not a section")
         section = child
     section[parts[-1]] = parsed
-    lines[parts] = "command line"
+    for replaced in [at for at in lines if at[: len(parts)] == parts]:
+        del lines[replaced]
+    for depth in range(1, len(parts) + 1):
+        lines.setdefault(parts[:depth], "command line")
 
 
-def _explain(error: Any) -> Problem:
-    at = tuple(str(part) for part in error["loc"] if not _is_union_branch(str(part)))
-    kind, name = error["type"], at[-1] if at else ""
-    if kind == "extra_forbidden":
-        fields = _fields(at[:-1])
-        section = ".".join(at[:-1]) or "the experiment"
-        return at, f"{section} has no field '{name}'.{did_you_mean(name, fields)} Fields: {', '.join(sorted(fields))}"
-    if kind == "missing":
-        described = _section(at[:-1]).model_fields[name].description
-        return at, f"{'.'.join(at)} is missing" + (f": {' '.join(described.split())}" if described else "")
-    if kind == "literal_error":
-        known = re.findall(r"'([^']*)'", error["ctx"]["expected"])
-        hint = did_you_mean(str(error["input"]), known)
-        return at, f"{'.'.join(at)} is {error['input']!r}.{hint} Known: {', '.join(known)}"
-    message = error["msg"].removeprefix("Value error, ")
-    return at, f"{'.'.join(at)}: {message[0].lower() + message[1:]} (found {error['input']!r})"
+RANGES = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+WORDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+KINDS = {
+    "int": "a whole number", "float": "a number", "finite": "a finite number", "bool": "true or false",
+    "string": "a word", "list": "a list of words", "tuple": "a list of two numbers", "too": "a list of two numbers",
+    "dict": "a section, with keys and values under it", "model": "a section, with keys and values under it",
+}  # fmt: skip
+"""What a value must be, by the first word of pydantic's name for what is wrong."""
 
 
-def _is_union_branch(part: str) -> bool:
-    return part in ("str", "list[str]")
+def _explain(error: ValidationError, tree: dict[str, Any]) -> list[Problem]:
+    """Every mistake with its key; what several alternatives say of one value is one mistake."""
+    problems: list[Problem] = []
+    wanted: dict[tuple[str, ...], list[str]] = {}
+    for found in error.errors(include_url=False):
+        at = _key(found["loc"])
+        if found["loc"][-1:] == ("[key]",):
+            continue  # of the model section, whose fields are checked elsewhere
+        if found["type"] in ("extra_forbidden", "invalid_key"):
+            problems.append((at, _unknown(at)))
+        elif found["type"] == "missing" and len(at) == len(found["loc"]):
+            problems.append((at, _missing(at)))
+        elif found["type"] == "literal_error":
+            problems.append((at, _no_choice(at, found)))
+        elif found["type"] == "value_error":
+            problems.append((at, f"{'.'.join(at)}: {found['msg'].removeprefix('Value error, ')}"))
+        else:
+            wanted.setdefault(at, []).append(_wanted(found))
+    for at, words in wanted.items():
+        alternatives = " or ".join(dict.fromkeys(words))
+        problems.append((at, f"{'.'.join(at)} is {_shown(tree, at)}, but must be {alternatives}"))
+    return problems
+
+
+def _key(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The path of the key in the file: without pydantic's alternatives of a type, or places in a list."""
+    beyond = (i for i, part in enumerate(loc) if i and (isinstance(part, int) or part in ("str", "list[str]")))
+    return tuple(str(part) for part in loc[: next(beyond, len(loc))])
+
+
+def _unknown(at: tuple[str, ...]) -> str:
+    fields = _fields(at[:-1])
+    section = ".".join(at[:-1]) or "the experiment"
+    return f"{section} has no field '{at[-1]}'.{did_you_mean(at[-1], fields)} Fields: {', '.join(sorted(fields))}"
+
+
+def _missing(at: tuple[str, ...]) -> str:
+    described = _section(at[:-1]).model_fields[at[-1]].description
+    return f"{'.'.join(at)} is missing" + (f": {' '.join(described.split())}" if described else "")
+
+
+def _no_choice(at: tuple[str, ...], found: Any) -> str:
+    known = re.findall(r"'([^']*)'", found["ctx"]["expected"])
+    hint = did_you_mean(str(found["input"]), known)
+    return f"{'.'.join(at)} is {found['input']!r}.{hint} Known: {', '.join(known)}"
+
+
+def _wanted(found: Any) -> str:
+    kind, within = found["type"], isinstance(found["loc"][-1], int)
+    if kind in RANGES:
+        limit = f"{WORDS[RANGES[kind]]} {found['ctx'][RANGES[kind]]:g}"
+        return f"numbers {limit}" if within else limit
+    if within:
+        return KINDS["list" if kind.startswith("string") else "tuple"]
+    return KINDS.get(kind.partition("_")[0]) or str(found["msg"])
+
+
+def _shown(tree: Any, at: tuple[str, ...]) -> str:
+    for part in at:
+        tree = tree[part]
+    return "empty" if tree is None else f"{tree!r:.80}"
 
 
 def _section(at: tuple[str, ...]) -> type[Section]:
     section: Any = Experiment
     for part in at:
-        annotation = section.model_fields[part].annotation
-        section = annotation if isinstance(annotation, type) else get_args(annotation)[0]
+        section = section.model_fields[part].annotation
     assert isinstance(section, type) and issubclass(section, Section)
     return section
 
@@ -347,13 +438,20 @@ def _fields(at: tuple[str, ...]) -> list[str]:
     return list(_section(at).model_fields)
 
 
-def _locate(problem: Problem, lines: dict[tuple[str, ...], int | str], path: str) -> str:
-    at, message = problem
+def _line(at: tuple[str, ...], lines: dict[tuple[str, ...], int | str]) -> int | str | None:
+    """Where the key stands, or else the section it would stand in."""
     while at and at not in lines:
         at = at[:-1]
-    line = lines.get(at)
-    where = "command line" if line == "command line" else path if line is None else f"{path}:{line}"
-    return f"{where}: {message}"
+    return lines.get(at)
+
+
+def _rank(line: int | str | None) -> float:
+    """The file as a whole, then line by line, then the command line."""
+    return line if isinstance(line, int) else 0 if line is None else math.inf
+
+
+def _where(line: int | str | None, path: str) -> str:
+    return path if line is None else line if isinstance(line, str) else f"{path}:{line}"
 
 
 def _neighbours(path: Path) -> str:

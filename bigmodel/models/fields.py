@@ -52,7 +52,8 @@ def name_problem(config_class: type[PreTrainedConfig], key: str) -> str | None:
     if key in own or key in config_class.attribute_map:
         return None
     known = own - set(LEARNT)
-    return f"model has no field '{key}'.{suggest(key, known)} Fields: {', '.join(sorted(known))}"
+    fields = f"Fields of {config_class.model_type}: {', '.join(sorted(known))}"
+    return f"model has no field '{key}'.{suggest(key, known)} {fields}"
 
 
 def value_problem(config_class: type[PreTrainedConfig], key: str, value: Any) -> str | None:

@@ -179,7 +179,8 @@ class Trainer:
 
     def seed(self, step: int, number: int) -> int:
         """Of dropout: another one for every step, micro-batch and worker."""
-        return ((self.experiment.train.seed * 1_000_003 + step) * 1_024 + number) * 1_024 + self.worker.rank
+        every = ((self.experiment.train.seed * 1_000_003 + step) * 1_024 + number) * 1_024 + self.worker.rank
+        return every % 2**63  # torch takes 64 bits
 
     def no_sync(self, unfinished: bool) -> Any:
         """Gradients of all but the last micro-batch stay with this worker."""

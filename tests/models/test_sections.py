@@ -21,7 +21,7 @@ RIGHT = [
 ]
 WRONG = [  # section, {key: part of the message}
     ({"type": "lstm", "hiden_size": 3}, {"hiden_size": "model has no field 'hiden_size'. Did you mean 'hidden_size'?"}),
-    ({"type": "lstm", "num_heads": 3}, {"num_heads": "Fields: bidirectional, dropout, embedding_dropout"}),
+    ({"type": "lstm", "num_heads": 3}, {"num_heads": "Fields of lstm: bidirectional, dropout, embedding_dropout"}),
     ({"type": "lstm", "hidden_size": "100"}, {"hidden_size": "'100', but must be a whole number"}),
     ({"type": "lstm", "hidden_size": 100.0}, {"hidden_size": "100.0, but must be a whole number"}),
     ({"type": "lstm", "hidden_size": True}, {"hidden_size": "True, but must be a whole number"}),
