@@ -54,6 +54,8 @@ class Samples(Sequence[dict[str, Any]]):
         return int(self._starts[-1])
 
     def __getitem__(self, i: Any) -> Any:
+        if not 0 <= i < len(self):
+            raise IndexError(f"there are {len(self):,} samples; {i} was asked for")
         part = 0 if len(self._parts) == 1 else int(np.searchsorted(self._starts, i, "right")) - 1
         at = int(i) - int(self._starts[part])
         sample = {}
@@ -66,7 +68,7 @@ class Samples(Sequence[dict[str, Any]]):
 def _columns(table: pa.Table) -> dict[str, tuple[NDArray[Any], NDArray[np.int64] | None]]:
     columns: dict[str, tuple[NDArray[Any], NDArray[np.int64] | None]] = {}
     for name in table.column_names:
-        array = table.column(name).combine_chunks()
+        (array,) = table.column(name).chunks  # a part file is one batch; combine_chunks() would copy it into memory
         if pa.types.is_large_list(array.type):
             columns[name] = (array.values.to_numpy(zero_copy_only=True), array.offsets.to_numpy(zero_copy_only=True))
         else:

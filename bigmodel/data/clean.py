@@ -28,9 +28,11 @@ def read_options(data: DataConfig) -> ReadOptions:
     return ReadOptions(format=data.format, encoding=data.encoding, delimiter=data.delimiter, columns=names)
 
 
-def clean(source: str, task: Task, wanted: Mapping[str, str], options: ReadOptions) -> Iterator[Placed | Bad]:
-    """Every record of a file, cleaned or refused, in order. `wanted` is role -> column."""
-    names, rows = open_rows(source, options, wanted.values())
+def clean(
+    source: str, task: Task, wanted: Mapping[str, str], options: ReadOptions, groups: range | None = None
+) -> Iterator[Placed | Bad]:
+    """Every record of a file (or of some row groups), cleaned or refused, in order. `wanted` is role -> column."""
+    names, rows = open_rows(source, options, wanted.values(), groups)
     _check_columns(source, wanted, names)
     for record in rows:
         if isinstance(record, Bad):

@@ -1,43 +1,48 @@
 """prepare(experiment) -> Prepared: read, clean, split, fit, encode, once. The result is a folder named by a fingerprint
 of the sources' content and of everything that shaped it; whoever comes next with the same fingerprint opens it.
 
-    cleaned/     one file a source: rows, line numbers, md5 of the content          a unit of work each,
-    rows/        one or more files a split: what report and baselines read           in this process or
-    samples/     the same rows, encoded                                              as tasks of Ray Data
+    cleaned/     a file for each piece of the sources: rows, line, md5        a unit of work each,
+    rows/        one or more files a split: what report and baselines read    in this process or
+    samples/     the same rows, encoded                                       as tasks of Ray Data
     processor/   what was learnt from the training rows
     quarantine.jsonl, prepared.json (written last)
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from bigmodel import tasks
-from bigmodel.data import arrow
-from bigmodel.data.clean import clean, read_options
-from bigmodel.data.files import digest, resolve
+from bigmodel import cluster, errors, tasks
+from bigmodel.data import arrow, quarantine
+from bigmodel.data.clean import Placed, clean, read_options
+from bigmodel.data.files import digest, resolve, size
 from bigmodel.data.quarantine import Quarantine
 from bigmodel.data.record import Bad
-from bigmodel.errors import DataError, ResourceError
-from bigmodel.experiment import Experiment, SplitConfig
-from bigmodel.tasks.base import Row
+from bigmodel.data.sources import pieces
+from bigmodel.data.split import distribute
+from bigmodel.errors import BigmodelError, DataError, ResourceError
+from bigmodel.experiment import Experiment
+from bigmodel.tasks.base import Refused, Sample, Task
 
-VERSION = 1  # of the layout and of what preparation does; a change prepares anew
-SPLITS = ("train", "valid", "test")
+VERSION = 2  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
+CLEANED = 8192  # rows in one batch of a cleaned file
+ENCODED = 2048  # rows encoded at once: what the tokenizer returns is large
 Say = Callable[[str], None]
+Every = Callable[[Callable[[Any], dict[str, int]], Sequence[Any]], list[dict[str, int]]]
 
 
 @dataclass(frozen=True)
@@ -69,19 +74,18 @@ def prepare(experiment: Experiment, say: Say = lambda line: None) -> Prepared:
     sources = _sources(experiment)
     fingerprint = _fingerprint(experiment, sources)
     path = experiment.cache_path / fingerprint
-    if (path / "prepared.json").exists():
-        return open_prepared(path, fresh=False)
-    say("preparing the data: reading and cleaning")
-    building = path.with_name(f"{fingerprint}.{uuid.uuid4().hex[:8]}")
+    fresh = False
     try:
-        building.mkdir(parents=True)
-        _build(building, experiment, sources, fingerprint, say)
-        _publish(building, path)
-    except OSError as e:
-        raise ResourceError(f"{experiment.cache_path}: prepared data cannot be written: {e.strerror or e}") from e
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return open_prepared(path, fresh=True)
+        if not _is_whole(path):
+            with _alone(path, say):
+                if fresh := not _is_whole(path):
+                    _make(path, experiment, sources, say)
+        prepared = open_prepared(path, fresh)
+        _hand_over(path, experiment, prepared.counts["rows"], prepared.counts["refused"])
+    except OSError as error:
+        where = error.filename or experiment.cache_path
+        raise ResourceError(f"{where}: cannot be written: {error.strerror or error}") from error
+    return prepared
 
 
 def open_prepared(path: Path, fresh: bool = False) -> Prepared:
@@ -89,7 +93,7 @@ def open_prepared(path: Path, fresh: bool = False) -> Prepared:
     learnt = stored["learnt"]
     if "id2label" in learnt:
         learnt["id2label"] = {int(i): label for i, label in learnt["id2label"].items()}
-    return Prepared(path, stored["fingerprint"], learnt, stored["counts"], fresh)
+    return Prepared(path, path.name, learnt, stored["counts"], fresh)
 
 
 def _sources(experiment: Experiment) -> list[tuple[str, str]]:
@@ -115,69 +119,199 @@ def _fingerprint(experiment: Experiment, sources: Sequence[tuple[str, str]]) -> 
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _build(path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]], fingerprint: str, say: Say) -> None:
+# ---- the folder: made beside its place, by one process at a time, and put there when it is whole
+
+
+def _is_whole(path: Path) -> bool:
+    """Every file that was made is there, and as long as it was."""
+    try:
+        sizes = json.loads((path / "prepared.json").read_text("utf-8"))["files"]
+        return all((path / name).stat().st_size == length for name, length in sizes.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+@contextmanager
+def _alone(path: Path, say: Say) -> Iterator[None]:
+    """Nobody else makes this folder meanwhile; the lock goes when the process goes, however it goes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process is preparing the same data: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make(path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]], say: Say) -> None:
+    for leftover in path.parent.glob(f"{path.name}.*/"):  # of processes that were killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    building = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
+    building.mkdir()
+    try:
+        say("preparing the data: reading and cleaning")
+        stored = _build(building, experiment, sources, say)
+        stored["files"] = {str(file.relative_to(building)): file.stat().st_size for file in _files(building)}
+        (building / "prepared.json").write_text(json.dumps(stored, ensure_ascii=False, indent=1), "utf-8")
+        shutil.rmtree(path, ignore_errors=True)  # damaged, if there is one
+        os.rename(building, path)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def _build(path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]], say: Say) -> dict[str, Any]:
     task = tasks.get(experiment.task)
-    every = _ray_map if _on_ray(experiment, sources) else _map
     for folder in ("cleaned", "rows", "samples"):
         (path / folder).mkdir()
-    units = [(experiment, source, str(path / "cleaned" / f"{i:05d}")) for i, (_, source) in enumerate(sources)]
-    num_refused = _quarantine(path, experiment, every(_clean_source, units))
-    counts = _split(path, experiment, [split for split, _ in sources]) | {"refused": num_refused}
-    if not counts["splits"]["train"]:
-        raise DataError(f"{', '.join(source for _, source in sources)}: no row is left to train on")
-    say(f"preparing the data: {counts['rows']:,} rows; learning labels and vocabulary")
-    processor, learnt = task.fit(partial(iter, arrow.Rows(_parts(path / "rows", "train"))), experiment)
-    processor.save_pretrained(path / "processor")
-    say("preparing the data: encoding")
-    every(_encode_part, [(experiment.task, str(part), learnt) for part in sorted((path / "rows").iterdir())])
-    shutil.rmtree(path / "cleaned")
-    stored = {"fingerprint": fingerprint, "learnt": learnt, "counts": counts}
-    (path / "prepared.json").write_text(json.dumps(stored, ensure_ascii=False, indent=1), "utf-8")
+    with _workers(experiment, sources) as every:
+        cleaned, counts = _clean(path, experiment, sources, every)
+        counts |= distribute(cleaned, path / "rows", experiment.data.split)
+        shutil.rmtree(path / "cleaned")
+        if not counts["splits"]["train"]:
+            raise DataError(f"{_named(sources)}: no row is left to train on")
+        say(f"preparing the data: {counts['rows']:,} rows; learning labels and vocabulary")
+        learnt = _fit(path, experiment, task, sources)
+        say("preparing the data: encoding")
+        every(_encode_part, [(experiment, str(part), learnt) for part in sorted((path / "rows").iterdir())])
+    return {"learnt": learnt, "counts": counts}
 
 
-def _publish(building: Path, path: Path) -> None:
-    """Put the folder in its place; if another process was faster, theirs is the same."""
+def _fit(path: Path, experiment: Experiment, task: Task, sources: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    rows = arrow.Rows(_parts(path / "rows", "train"))
     try:
-        os.rename(building, path)
+        processor, learnt = task.fit(partial(iter, rows), experiment)
+    except DataError as error:
+        raise DataError(f"{_named(sources)}: {error}") from None
+    try:
+        processor.save_pretrained(path / "processor")
     except OSError:
-        if not (path / "prepared.json").exists():
-            raise
+        raise
+    except Exception as error:  # tokenizers has no other class for what the disk refuses
+        raise OSError(f"{path / 'processor'}: {error}") from error
+    return learnt
+
+
+def _named(sources: Sequence[tuple[str, str]]) -> str:
+    """The files of the training rows, in a message."""
+    first, *others = [source for split, source in sources if split == "train"]
+    return f"{first} and {len(others)} more" if others else first
 
 
 # ---- units of work: a function of plain values that writes its own file, so that any process can do it
 
 
-def _clean_source(unit: tuple[Experiment, str, str]) -> dict[str, int]:
-    """Clean one file: rows with line and md5 to `out`.arrow, refused ones to `out`.bad."""
-    experiment, source, out = unit
-    task = tasks.get(experiment.task)
-    found = clean(source, task, task.columns(experiment.data), read_options(experiment.data))
-    num_rows = num_bad = 0
-    with open(f"{out}.bad", "w", encoding="utf-8") as bad_file, _Writer(f"{out}.arrow") as writer:
-        for item in found:
+class Piece(NamedTuple):
+    """A file to clean, or some of its row groups."""
+
+    experiment: Experiment
+    source: str
+    groups: range | None
+    out: str
+
+
+def _clean(
+    path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]], every: Every
+) -> tuple[list[tuple[str, Path]], dict[str, Any]]:
+    """(split, cleaned file) in the order of the sources; counts. What is refused goes to quarantine.jsonl."""
+    options = read_options(experiment.data)
+    cut = [(split, source, groups) for split, source in sources for groups in pieces(source, options)]
+    out = [path / "cleaned" / f"{i:05d}.arrow" for i in range(len(cut))]
+    done = every(
+        _clean_piece,
+        [Piece(experiment, source, groups, str(file)) for (_, source, groups), file in zip(cut, out, strict=True)],
+    )
+    with open(path / "quarantine.jsonl", "wb") as together:
+        for file in out:
+            with open(file.with_suffix(".bad"), "rb") as part:
+                shutil.copyfileobj(part, together)
+    rows, refused = (sum(counts[name] for counts in done) for name in ("rows", "refused"))
+    _hand_over(path, experiment, rows, refused)
+    return [(split, file) for (split, _, _), file in zip(cut, out, strict=True)], {"refused": refused}
+
+
+def _clean_piece(piece: Piece) -> dict[str, int]:
+    """Clean a piece of a file: rows with line and md5 to `out`, refused ones beside it."""
+    data, out = piece.experiment.data, Path(piece.out)
+    task = tasks.get(piece.experiment.task)
+    num_rows, held = 0, list[Placed]()
+    with Quarantine(out.with_suffix(".bad")) as refused, _CleanedFile(out, piece.source, task) as file:
+        for item in clean(piece.source, task, task.columns(data), read_options(data), piece.groups):
             if isinstance(item, Bad):
-                bad_file.write(json.dumps([item.source, item.line, item.column, item.reason, item.raw]) + "\n")
-                num_bad += 1
-            else:
-                md5 = hashlib.md5(task.content(item.row).encode("utf-8", "surrogatepass"), usedforsecurity=False)
-                writer.add(
-                    item.row
-                    | {"source": source, "line": item.line, "md5": md5.digest(), "target": task.target(item.row)}
-                )
-                num_rows += 1
-    return {"rows": num_rows, "refused": num_bad}
+                refused.add(item)
+                continue
+            held.append(item)
+            num_rows += 1
+            if len(held) == CLEANED:
+                file.write(held)
+                held = []
+        if held:
+            file.write(held)
+    if not num_rows and not refused.num_bad:
+        raise DataError(f"{piece.source}: holds no row")
+    return {"rows": num_rows, "refused": refused.num_bad}
 
 
-def _encode_part(unit: tuple[str, str, dict[str, Any]]) -> dict[str, int]:
+class _CleanedFile:
+    """An Arrow stream of cleaned rows: the roles, and source, line, md5 of the content, target. No file for no rows."""
+
+    def __init__(self, path: Path, source: str, task: Task) -> None:
+        self._path, self._source, self._task = path, source, task
+        self._writer: Any = None
+
+    def __enter__(self) -> _CleanedFile:
+        return self
+
+    def write(self, placed: Sequence[Placed]) -> None:
+        rows = [item.row for item in placed]
+        digests = [hashlib.md5(self._task.content(row).encode(), usedforsecurity=False).digest() for row in rows]
+        columns: dict[str, Any] = {role: [row[role] for row in rows] for role in rows[0]}
+        columns["source"] = pa.array([self._source] * len(rows), pa.string()).dictionary_encode()
+        columns["line"] = pa.array([item.line for item in placed], pa.int64())
+        columns["md5"] = pa.array(digests, pa.binary(16))
+        columns["target"] = pa.array([self._task.target(row) for row in rows], pa.string())
+        batch = pa.RecordBatch.from_pydict(columns)
+        if self._writer is None:
+            self._writer = pa.ipc.new_stream(str(self._path), batch.schema)
+        self._writer.write_batch(batch)
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _encode_part(unit: tuple[Experiment, str, dict[str, Any]]) -> dict[str, int]:
     """Encode one file of rows into the file of samples of the same name."""
-    name, part, learnt = unit
-    task, path = tasks.get(name), Path(part)
-    processor = _processor(path.parent.parent / "processor")
-    rows = arrow.Rows([path])
-    samples = task.encode(rows[:], processor, learnt)
-    table = arrow.sample_table(samples, [task.length(sample) for sample in samples])
-    arrow.write(path.parent.parent / "samples" / path.name, table)
-    return {"samples": len(samples)}
+    experiment, part, learnt = unit
+    task, path = tasks.get(experiment.task), Path(part)
+    processor, rows = _processor(path.parent.parent / "processor"), arrow.Rows([path])
+    tables = []
+    for start in range(0, len(rows), ENCODED):
+        samples = _encode(experiment, task, rows, start, processor, learnt)
+        tables.append(arrow.sample_table(samples, [task.length(sample) for sample in samples]))
+    arrow.write(path.parent.parent / "samples" / path.name, pa.concat_tables(tables))
+    return {"samples": len(rows)}
+
+
+def _encode(
+    experiment: Experiment, task: Task, rows: arrow.Rows, start: int, processor: Any, learnt: Mapping[str, Any]
+) -> list[Sample]:
+    chosen = rows[start : start + ENCODED]
+    try:
+        return task.encode(chosen, processor, learnt)
+    except Refused:
+        for i, row in enumerate(chosen, start):  # once more, one by one: which row is it?
+            try:
+                task.encode([row], processor, learnt)
+            except Refused as refused:
+                column = task.columns(experiment.data).get(refused.column or "")
+                where = ":".join(map(str, rows.place(i))) + (f": column '{column}'" if column else "")
+                raise DataError(f"{where}: {refused.reason}") from None
+        raise
 
 
 def _processor(path: Path) -> Any:
@@ -186,133 +320,65 @@ def _processor(path: Path) -> Any:
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
-def _map(unit_of_work: Callable[[Any], dict[str, int]], units: Sequence[Any]) -> list[dict[str, int]]:
-    return [unit_of_work(unit) for unit in units]
-
-
-def _ray_map(unit_of_work: Callable[[Any], dict[str, int]], units: Sequence[Any]) -> list[dict[str, int]]:
-    """The same units as Ray Data tasks, on whatever nodes; the folder must be shared among them."""
-    import ray.data
-
-    done = ray.data.from_items([{"i": i} for i in range(len(units))], override_num_blocks=len(units)).map(
-        lambda item: item | unit_of_work(units[item["i"]])
-    )
-    return sorted(done.take_all(), key=lambda item: int(item["i"]))
-
-
-def _on_ray(experiment: Experiment, sources: Sequence[tuple[str, str]]) -> bool:
-    if experiment.data.distributed != "auto":
-        return experiment.data.distributed == "always"
-    size = sum(os.path.getsize(source) for _, source in sources if os.path.exists(source))
-    return bool(os.environ.get("RAY_ADDRESS")) and size >= BIG
-
-
-# ---- quarantine and split, in this process: they look across all files
-
-
-def _quarantine(path: Path, experiment: Experiment, done: Sequence[dict[str, int]]) -> int:
-    with Quarantine(experiment.output_path / "quarantine.jsonl") as quarantine:
-        for i, counts in enumerate(done):
-            quarantine.num_rows += counts["rows"]
-            with open(path / "cleaned" / f"{i:05d}.bad", encoding="utf-8") as lines:
-                for line in lines:
-                    quarantine.add(Bad(*json.loads(line)))
-        quarantine.check(experiment.data.max_bad)
-    shutil.copyfile(quarantine.path, path / "quarantine.jsonl")
-    return quarantine.num_bad
-
-
-def _split(path: Path, experiment: Experiment, declared: Sequence[str]) -> dict[str, Any]:
-    """Rows of all sources to the files of their split; counts duplicates, conflicting labels, rows in two splits."""
-    seen: dict[bytes, tuple[str, int]] = {}  # md5 -> target, bit of each split it stands in
-    counts = {"rows": 0, "duplicates": 0, "conflicting_labels": 0, "also_in_training": 0}
-    writers = {split: _PartWriter(path / "rows", split) for split in SPLITS}
-    open_fractions = _fractions(experiment, declared)
-    for i, named in enumerate(declared):
-        for row in _cleaned(path / "cleaned" / f"{i:05d}.arrow"):
-            md5, target = row.pop("md5"), row.pop("target")
-            split = place(md5, *open_fractions) if named == "train" else named
-            first, bits = seen.get(md5, (target, 0))
-            counts["rows"] += 1
-            counts["duplicates"] += bits != 0
-            counts["conflicting_labels"] += first != target
-            counts["also_in_training"] += split != "train" and bool(bits & 1)
-            seen[md5] = first, bits | 1 << SPLITS.index(split)
-            writers[split].add(row)
-    return counts | {"splits": {split: writer.close() for split, writer in writers.items()}}
-
-
-def _fractions(experiment: Experiment, declared: Sequence[str]) -> tuple[Fraction, Fraction]:
-    split: SplitConfig = experiment.data.split
-    valid, test = (0 if "valid" in declared else split.valid), (0 if "test" in declared else split.test)
-    return Fraction(valid).limit_denominator(1000), Fraction(test).limit_denominator(1000)
-
-
-def place(md5: bytes, valid: Fraction, test: Fraction) -> str:
-    """The split of a row: a test fraction of 1/5 takes md5 % 5 == 0; validation is cut the same way from md5 // 5."""
-    number = int.from_bytes(md5, "big")
-    if number % test.denominator < test.numerator:
-        return "test"
-    rest = valid / (1 - test)
-    return "valid" if number // test.denominator % rest.denominator < rest.numerator else "train"
-
-
-def _cleaned(path: Path) -> Iterator[dict[str, Any]]:
-    with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
-        for batch in stream:
-            yield from batch.to_pylist()
-
-
-class _Writer:
-    """Rows to an Arrow stream, some thousand at a time; the schema is that of the first rows."""
-
-    def __init__(self, path: str) -> None:
-        self._path, self._rows = path, list[Row]()
-        self._writer: Any = None
-        self._schema: Any = None
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def add(self, row: Row) -> None:
-        self._rows.append(row)
-        if len(self._rows) == 8192:
-            self._flush()
-
-    def _flush(self) -> None:
-        batch = pa.RecordBatch.from_pylist(self._rows, self._schema)
-        if self._writer is None:
-            self._schema, self._writer = batch.schema, pa.ipc.new_stream(self._path, batch.schema)
-        self._writer.write_batch(batch)
-        self._rows = []
-
-    def __exit__(self, *_: object) -> None:
-        if self._rows or self._writer is None:
-            self._flush()
-        self._writer.close()
-
-
-class _PartWriter:
-    """Rows of one split to part files of at most `arrow.PART_ROWS` rows; none is written for no rows."""
-
-    def __init__(self, folder: Path, split: str) -> None:
-        self._folder, self._split, self._rows = folder, split, list[Row]()
-        self._num_parts = self._num_rows = 0
-
-    def add(self, row: Row) -> None:
-        self._rows.append(row)
-        if len(self._rows) == arrow.PART_ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        arrow.write(self._folder / f"{self._split}-{self._num_parts:05d}.arrow", pa.Table.from_pylist(self._rows))
-        self._num_parts, self._num_rows, self._rows = self._num_parts + 1, self._num_rows + len(self._rows), []
-
-    def close(self) -> int:
-        if self._rows:
-            self._flush()
-        return self._num_rows
-
-
 def _parts(folder: Path, split: str) -> list[Path]:
     return sorted(folder.glob(f"{split}-*.arrow"))
+
+
+def _hand_over(path: Path, experiment: Experiment, num_rows: int, num_refused: int) -> None:
+    """Refused rows are shown where the run's other results are, and stop it if they are too many."""
+    shown = experiment.output_path / "quarantine.jsonl"
+    shown.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path / "quarantine.jsonl", shown)
+    quarantine.check(shown, num_rows, num_refused, experiment.data.max_bad)
+
+
+# ---- who does the units
+
+
+@contextmanager
+def _workers(experiment: Experiment, sources: Sequence[tuple[str, str]]) -> Iterator[Every]:
+    """This process; or, where the data is big and there is a cluster, tasks of Ray Data."""
+    asked = experiment.data.distributed
+    on_cluster = asked == "auto" and bool(os.environ.get("RAY_ADDRESS"))
+    if asked != "always" and not (on_cluster and sum(size(source) for _, source in sources) >= BIG):
+        yield _map
+        return
+    ours = cluster.connect()
+    try:
+        yield _ray_map
+    finally:
+        if ours:
+            import ray
+
+            ray.shutdown()
+
+
+def _map(work: Callable[[Any], dict[str, int]], units: Sequence[Any]) -> list[dict[str, int]]:
+    return [work(unit) for unit in units]
+
+
+def _ray_map(work: Callable[[Any], dict[str, int]], units: Sequence[Any]) -> list[dict[str, int]]:
+    """The same units as tasks of Ray Data, on whatever nodes; the folder must be shared among them."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    numbered = ray.data.from_items([{"i": i} for i in range(len(units))], override_num_blocks=len(units))
+    done = numbered.map(partial(_attempt, work, units)).take_all()
+    for failed in done:
+        if failed["error"]:
+            raise getattr(errors, failed["error"], DataError)(failed["message"])
+    return [json.loads(item["counts"]) for item in sorted(done, key=lambda item: int(item["i"]))]
+
+
+def _attempt(work: Callable[[Any], dict[str, int]], units: Sequence[Any], item: dict[str, Any]) -> dict[str, Any]:
+    """A mistake of the user is an answer: what Ray would make of an exception is a traceback, three times over."""
+    answer = {"i": item["i"], "counts": "", "error": "", "message": ""}
+    try:
+        return answer | {"counts": json.dumps(work(units[int(item["i"])]))}
+    except BigmodelError as error:
+        return answer | {"error": type(error).__name__, "message": str(error)}
+    except OSError as error:
+        where = f"{error.filename or 'the folder of prepared data'} on {os.uname().nodename}"
+        reason = f"{error.strerror or error}. Nodes of a cluster must share the folder: name one with data.cache"
+        return answer | {"error": ResourceError.__name__, "message": f"{where}: {reason}"}

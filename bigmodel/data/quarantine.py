@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -19,7 +20,6 @@ class Quarantine:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.num_rows = self.num_bad = 0
-        self._first: list[Bad] = []
         self._file: IO[str]
 
     def __enter__(self) -> Quarantine:
@@ -32,24 +32,29 @@ class Quarantine:
 
     def add(self, bad: Bad) -> None:
         self.num_bad += 1
-        if len(self._first) < SHOWN:
-            self._first.append(bad)
         named = asdict(bad)
         self._file.write(json.dumps({"file": named.pop("source"), **named}, ensure_ascii=False) + "\n")
 
     def check(self, max_bad: float) -> None:
         """DataError, with the first ten, if more than this fraction of all rows was refused."""
-        total = self.num_rows + self.num_bad
-        if self.num_bad <= max_bad * total:
-            return
         self._file.flush()
-        shown = "\n".join(f"  {bad.source}:{bad.line}: {_column(bad)}{bad.reason}" for bad in self._first)
-        more = f"\n  ... and {self.num_bad - SHOWN:,} more" if self.num_bad > SHOWN else ""
-        raise DataError(
-            f"{self.num_bad:,} of {total:,} rows were refused; data.max_bad allows {max_bad:.2%}:\n{shown}{more}\n"
-            f"All of them are in {self.path}. Mend the rows, or raise data.max_bad"
-        )
+        check(self.path, self.num_rows, self.num_bad, max_bad)
 
 
-def _column(bad: Bad) -> str:
-    return f"column '{bad.column}': " if bad.column else ""
+def check(path: Path, num_rows: int, num_bad: int, max_bad: float) -> None:
+    """DataError, with the first ten of a quarantine file, if more than this fraction of all rows was refused."""
+    total = num_rows + num_bad
+    if num_bad <= max_bad * total:
+        return
+    with open(path, encoding="utf-8") as lines:
+        shown = "\n".join(_shown(json.loads(line)) for line in islice(lines, SHOWN))
+    more = f"\n  ... and {num_bad - SHOWN:,} more" if num_bad > SHOWN else ""
+    raise DataError(
+        f"{num_bad:,} of {total:,} rows were refused; data.max_bad allows {max_bad:.2%}:\n{shown}{more}\n"
+        f"All of them are in {path}. Mend the rows, or raise data.max_bad"
+    )
+
+
+def _shown(bad: dict[str, object]) -> str:
+    column = f"column '{bad['column']}': " if bad["column"] else ""
+    return f"  {bad['file']}:{bad['line']}: {column}{bad['reason']}"

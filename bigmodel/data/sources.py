@@ -5,7 +5,7 @@ from __future__ import annotations
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from typing import Any
 
 from bigmodel.data import delimited, encoding, files
@@ -19,18 +19,21 @@ FORMATS = {
     ".parquet": "parquet", ".pq": "parquet", ".txt": "text",
 }  # fmt: skip
 PARQUET_ROWS = 8192
+PIECE = 64 << 20
+"""Bytes of row groups, unpacked, that are one piece of work."""
 PEEKED = 1000
 """Rows of JSON Lines that are looked at for the names there are."""
 
 
 def open_rows(
-    source: str, options: ReadOptions, wanted: Collection[str] | None = None
+    source: str, options: ReadOptions, wanted: Collection[str] | None = None, groups: range | None = None
 ) -> tuple[list[str], Iterator[Record | Bad]]:
     """The names that a row of this file can be asked for, and the rows in order. DataError where the file as a whole
-    cannot be read. Of a format that is stored by columns only the `wanted` ones are read."""
+    cannot be read. Of a format that is stored by columns only the `wanted` ones are read, and of one that is stored in
+    row groups only those `groups`."""
     kind = format_of(source, options)
     if kind == "parquet":
-        return _parquet(source, wanted)
+        return _parquet(source, wanted, groups)
     blocks = _lines(source, options)
     if kind == "jsonl":
         return _named(read_json(blocks, source), source)
@@ -96,21 +99,35 @@ def _text(blocks: Iterator[Lines], source: str, options: ReadOptions) -> Iterato
         raise DataError(f"{source}: is empty")
 
 
-def _parquet(source: str, wanted: Collection[str] | None) -> tuple[list[str], Iterator[Record | Bad]]:
-    from pyarrow import parquet
+def pieces(source: str, options: ReadOptions) -> list[range | None]:
+    """How a file can be cut to be read in several places: row groups of Parquet, of about `PIECE` bytes; else not."""
+    if format_of(source, options) != "parquet":
+        return [None]
+    with _parquet_file(source) as file:
+        sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)]
+    starts, total = [0], 0
+    for i, size in enumerate(sizes):
+        if total >= PIECE:
+            starts.append(i)
+            total = 0
+        total += size
+    return [range(start, end) for start, end in pairwise([*starts, len(sizes)])]
 
-    with files.seekable(source) as stream, _whole(source):
-        names: list[str] = parquet.ParquetFile(stream).schema_arrow.names
-    return names, _parquet_rows(source, [name for name in names if wanted is None or name in wanted])
+
+def _parquet(
+    source: str, wanted: Collection[str] | None, groups: range | None
+) -> tuple[list[str], Iterator[Record | Bad]]:
+    with _parquet_file(source) as file:
+        names: list[str] = file.schema_arrow.names
+    return names, _parquet_rows(source, [name for name in names if wanted is None or name in wanted], groups)
 
 
-def _parquet_rows(source: str, names: list[str]) -> Iterator[Record | Bad]:
+def _parquet_rows(source: str, names: list[str], groups: range | None) -> Iterator[Record | Bad]:
     """The line of a row is its number."""
-    from pyarrow import parquet
-
-    number = 0
-    with files.seekable(source) as stream, _whole(source):
-        for batch in parquet.ParquetFile(stream).iter_batches(PARQUET_ROWS, columns=names):
+    with _parquet_file(source) as file:
+        chosen = range(file.num_row_groups) if groups is None else groups
+        number = sum(file.metadata.row_group(i).num_rows for i in range(chosen.start))
+        for batch in file.iter_batches(PARQUET_ROWS, row_groups=list(chosen), columns=names):
             for values in _values(batch):
                 number += 1
                 if values is None:
@@ -131,10 +148,12 @@ def _values(batch: Any) -> Iterator[dict[str, Any] | None]:
 
 
 @contextmanager
-def _whole(source: str) -> Iterator[None]:
+def _parquet_file(source: str) -> Iterator[Any]:
     import pyarrow as pa
+    from pyarrow import parquet
 
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{source}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
+    with files.seekable(source) as stream:
+        try:
+            yield parquet.ParquetFile(stream)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{source}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
