@@ -1,4 +1,4 @@
-"""What a task is: one module with these functions. Nothing is learnt in the module; that lives in processor and config."""
+"""What a task is: one module with these functions. It learns nothing itself; that lives in processor and config."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from bigmodel.errors import DataError
 from bigmodel.experiment import DataConfig, Experiment
 
 Row = dict[str, Any]  # cleaned values by role, such as {"text": ..., "label": ...}; the label is absent at prediction
@@ -24,8 +25,8 @@ class Goal:
         return old is None or (new > old if self.mode == "max" else new < old)
 
 
-class Refused(Exception):
-    """A row that cannot be used, with the column that says why. It goes to quarantine.jsonl."""
+class Refused(DataError):
+    """A row that cannot be used, with the column (or role) that says why. From `clean` it goes to quarantine.jsonl."""
 
     def __init__(self, reason: str, column: str | None = None) -> None:
         super().__init__(reason)
@@ -58,7 +59,7 @@ class Task(Protocol):
         """What of the experiment, beside its data section, shapes processor and samples: part of the fingerprint."""
 
     def encode(self, rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> list[Sample]:
-        """Once, at preparation. Ragged. Carries the target where the rows have one."""
+        """Once, at preparation. Ragged. Carries the target where the rows have one. Raises Refused with a role."""
 
     def length(self, sample: Sample) -> int:
         """Tokens, for bucketing and for the padded size of a batch."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bigmodel.errors import DataError
 from bigmodel.tasks.base import Refused
+from bigmodel.tasks.tokenizer import normalize
+
+SHOWN = 20  # labels in a message
 
 
 def clean_label(value: Any, column: str) -> str:
@@ -19,7 +22,7 @@ def clean_label(value: Any, column: str) -> str:
         value = int(value)
     if not isinstance(value, (str, int, float)) or value != value:
         raise Refused(f"a label is a word or a number, not {type(value).__name__} {value!r:.40}", column)
-    label = " ".join(str(value).split())
+    label = normalize(str(value))
     if not label:
         raise Refused("the label is empty", column)
     return label
@@ -32,6 +35,16 @@ def fit_labels(labels: Iterable[str], column: str) -> dict[str, Any]:
         found = f"only '{names[0]}'" if names else "nothing"
         raise DataError(f"column '{column}': a classifier needs at least two labels, the training rows hold {found}")
     return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+
+
+def label_id(label: str, label2id: Mapping[str, int]) -> int:
+    """The number of a label; Refused if training rows have no such label."""
+    number = label2id.get(label)
+    if number is None:
+        some = ", ".join(list(label2id)[:SHOWN]) + (" ..." if len(label2id) > SHOWN else "")
+        reason = f"label '{label}' does not occur in the training rows. Known: {some}. Correct it, or remove the row"
+        raise Refused(reason, "label")
+    return int(number)
 
 
 def _by_number(label: str) -> tuple[int, float, str]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bigmodel.errors import ConfigError, DataError
+from bigmodel.errors import ConfigError
 from bigmodel.evaluation.metrics import accuracy, log_loss, macro_f1
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment as tokens
 from bigmodel.tasks import tokenizer
 from bigmodel.tasks.base import Answer, Goal, Refused, Row, Sample
-from bigmodel.tasks.labels import clean_label, fit_labels
+from bigmodel.tasks.labels import clean_label, fit_labels, label_id
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -44,6 +44,8 @@ def clean(record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
     row: Row = {"text": tokenizer.normalize(text)}
     if not row["text"]:
         raise Refused("the text is empty", columns["text"])
+    if not tokenizer.is_text(row["text"]):
+        raise Refused("half of a surrogate pair is no character", columns["text"])
     if "label" in columns:
         row["label"] = clean_label(record[columns["label"]], columns["label"])
     return row
@@ -62,23 +64,32 @@ def target(row: Row) -> str:
 def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any, dict[str, Any]]:
     data = experiment.data
     learnt = fit_labels((row["label"] for row in rows()), data.label or "label")
+    processor, more = _fit_tokenizer(rows, experiment)
+    if processor.model_max_length <= (ends := processor.num_special_tokens_to_add()):
+        raise ConfigError(
+            f"data.max_length is {processor.model_max_length}, and {ends} tokens enclose each text: name more"
+        )
+    return processor, learnt | more
+
+
+def _fit_tokenizer(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any, dict[str, Any]]:
+    data = experiment.data
     if pretrained := experiment.model.get("pretrained"):
         processor = load_tokenizer(pretrained, data.max_length)
-        return processor, learnt | {"vocab_size": len(processor), "pad_token_id": processor.pad_token_id}
+        return processor, {"vocab_size": len(processor), "pad_token_id": processor.pad_token_id}
     from bigmodel.models import is_ours
 
     texts = (row["text"] for row in rows())
     kind = tokenizer.choose(row["text"] for row in rows()) if data.tokenizer.type == "auto" else data.tokenizer.type
     enclose = not is_ours(experiment.model)
     processor = tokenizer.train(texts, kind, data.tokenizer, enclose, data.max_length)
-    learnt |= {
+    return processor, {
         "vocab_size": len(processor),
         "pad_token_id": processor.pad_token_id,
         "bos_token_id": processor.cls_token_id,
         "eos_token_id": processor.sep_token_id,
         "max_length": data.max_length,
     }
-    return processor, learnt
 
 
 def shaped_by(experiment: Experiment) -> dict[str, Any]:
@@ -131,20 +142,13 @@ def encode(rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> li
         ids = np.array(encoding.ids or [processor.unk_token_id], dtype=np.int32)
         sample: Sample = {"input_ids": ids, "num_tokens": len(ids) + _num_cut(encoding)}
         if "label" in row:
-            sample["labels"] = _label_id(row["label"], learnt)
+            sample["labels"] = label_id(row["label"], learnt["label2id"])
         samples.append(sample)
     return samples
 
 
 def _num_cut(encoding: Any) -> int:
     return sum(len(rest.ids) - sum(rest.special_tokens_mask) for rest in encoding.overflowing)
-
-
-def _label_id(label: str, learnt: Mapping[str, Any]) -> int:
-    number = learnt["label2id"].get(label)
-    if number is None:
-        raise DataError(f"label '{label}' does not occur in the training rows. Known: {', '.join(learnt['label2id'])}")
-    return int(number)
 
 
 def length(sample: Sample) -> int:

@@ -29,6 +29,15 @@ def normalize(text: str) -> str:
     return _space.sub(" ", unicodedata.normalize("NFC", text)).strip(" ")
 
 
+def is_text(text: str) -> bool:
+    """No half of a surrogate pair: no file has one, but what a program sends may."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def choose(texts: Iterable[str]) -> str:
     """`char` where at least three of ten letters are Chinese, Japanese or Korean, else `word`; looks at 1,000 texts."""
     sample = "".join(itertools.islice(texts, 1000))
@@ -49,8 +58,15 @@ def train(texts: Iterable[str], kind: str, config: TokenizerConfig, enclose: boo
     tokenizer.normalizer = _normalizer(config.lowercase)
     tokenizer.pre_tokenizer = _pre_tokenizer(kind)
     tokenizer.decoder = decoders.WordPiece() if kind == "wordpiece" else None
+    # Single characters are never merged away: without their own limit they outgrow a small vocabulary.
+    room = max(config.vocab_size - len(SPECIAL), 1)
+    limit = {"bpe": {"limit_alphabet": room}, "wordpiece": {"limit_alphabet": max(room // 2, 1)}}.get(kind, {})
     trainer = trainer_class(
-        vocab_size=config.vocab_size, min_frequency=config.min_frequency, special_tokens=SPECIAL, show_progress=False
+        vocab_size=config.vocab_size,
+        min_frequency=config.min_frequency,
+        special_tokens=SPECIAL,
+        show_progress=False,
+        **limit,
     )
     tokenizer.train_from_iterator(texts, trainer)
     if enclose:
@@ -103,9 +119,8 @@ def _normalizer(lowercase: bool) -> Any:
 
 
 def _pre_tokenizer(kind: str) -> Any:
-    from tokenizers import Regex, pre_tokenizers
+    from tokenizers import pre_tokenizers
 
     if kind == "char":
-        split = pre_tokenizers.Split(Regex("(?m:.)"), "isolated")  # every character
-        return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
+        return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.FixedLength(1)])
     return pre_tokenizers.BertPreTokenizer()  # at white space, around each punctuation mark
