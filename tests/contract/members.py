@@ -1,0 +1,103 @@
+"""Who must keep the contract. An architecture joins with one line in MEMBERS, a task with one in WORK.
+
+A field of a model section that is a function is called with an empty folder: it makes what the field names.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a task learns by heart: a file of rows with targets, and how the data section names its columns."""
+
+    write: Callable[[Path], None]
+    file: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One architecture at one task."""
+
+    name: str
+    task: str
+    model: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.task}: {self.name}"
+
+    def experiment(self, folder: Path) -> dict[str, Any]:
+        """A tree that learns the task's rows by heart; its files are written to the folder."""
+        work = WORK[self.task]
+        file = folder / work.file
+        folder.mkdir(parents=True, exist_ok=True)
+        work.write(file)
+        return {
+            "task": self.task,
+            "data": {"train": str(file), "valid": str(file), "split": {"test": 0}, **work.data},
+            "model": {key: value(folder / key) if callable(value) else value for key, value in self.model.items()},
+            "optim": {"lr": 0.005},
+            "train": {"epochs": 40, "batch_size": 8, "validate_every": 120, "precision": "fp32", "threads": 1},
+            "output": str(folder / "run"),
+        }
+
+
+def write_texts(file: Path) -> None:
+    """24 texts with one of three labels at random, to be learnt by heart; the last is longer than a model reads."""
+    rng = random.Random(0)
+    syllables = [a + b for a, b in itertools.product(CONSONANTS, VOWELS)]
+    rows = []
+    for number in range(24):
+        words = ["".join(rng.choices(syllables, k=2)) for _ in range(rng.randint(1, 12))]
+        rows.append([" ".join(words), ("good", "très bien", "坏")[number % 3]])
+    rows[3][0] = "Ａ\u3000naïve\u00a0CAFE\u0301,\tbabe\n 很好!  "
+    rows[23][0] = " ".join("".join(rng.choices(syllables, k=2)) for _ in range(40))
+    with open(file, "w", encoding="utf-8", newline="") as out:
+        csv.writer(out).writerows([["review", "stars"], *rows])
+
+
+def tiny_bert(folder: Path) -> str:
+    """A checkpoint of transformers, as one finds them: body, tokenizer, no head."""
+    import torch
+    from transformers import AutoModel, BertConfig
+
+    from bigmodel.experiment import TokenizerConfig
+    from bigmodel.tasks import tokenizer
+
+    words = [first + vowel + second for first, vowel, second in itertools.product(CONSONANTS, VOWELS, CONSONANTS)]
+    processor = tokenizer.train(words * 2, "wordpiece", TokenizerConfig(vocab_size=100), enclose=True, max_length=24)
+    config = BertConfig(vocab_size=len(processor), max_position_embeddings=24, pad_token_id=0, **ENCODER)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModel.from_config(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+CONSONANTS, VOWELS = "bdfgklmnprst", "aeiou"
+ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+RECURRENT = {"hidden_size": 16, "embedding_size": 16}
+CONVOLUTIONS = {"num_filters": 12, "embedding_size": 16, "dropout": 0.2}
+NGRAMS = {"ngram_orders": [1, 2], "ngram_buckets": 500, "ngram_size": 16}
+
+READ = {"text": "review", "label": "stars", "max_length": 20, "tokenizer": {"min_frequency": 1}}
+WORK = {
+    "text-classification": Work(write_texts, "texts.csv", READ),
+}
+TEXT = "text-classification"
+MEMBERS = [
+    Member("lstm", TEXT, {"type": "lstm", "num_hidden_layers": 2, **RECURRENT}),
+    Member("gru", TEXT, {"type": "gru", "pooling": "last", **RECURRENT}),
+    Member("textcnn", TEXT, {"type": "textcnn", **CONVOLUTIONS}),
+    Member("textcnn with n-grams", TEXT, {"type": "textcnn", **CONVOLUTIONS, **NGRAMS}),
+    Member("transformer", TEXT, {"type": "transformer", **ENCODER}),
+    Member("pretrained", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0}),
+]

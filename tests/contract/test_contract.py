@@ -1,0 +1,180 @@
+"""What every architecture keeps at every task. Nothing here knows one by name: members.py says who they are."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+import yaml
+from contract import strangers
+from contract.members import MEMBERS, WORK
+
+import bigmodel.models  # noqa: F401  registers our architectures with transformers
+from bigmodel import pipeline, tasks
+from bigmodel.errors import ConfigError, DataError, Interrupted
+from bigmodel.experiment import DataConfig, Experiment
+from bigmodel.predictor import Predictor
+from bigmodel.training.events import read
+from bigmodel.training.fit import fit
+from serve_app.batching import Batcher
+from serve_app.endpoint import Endpoint
+from serve_app.metrics import Metrics
+from serve_app.protocol import Limits
+
+WHOLE = 1 << 20  # padded tokens: all rows in one batch
+
+
+def losses(run: Any) -> list[float]:
+    return [event["loss"] for event in read(run.events) if event["kind"] == "step"]
+
+
+def agree(found: list[dict[str, Any]], expected: list[dict[str, Any]], tolerance: float) -> None:
+    """The same answers: numbers within the tolerance, all else equal, as far as both have it."""
+    assert len(found) == len(expected) > 0
+    for row, (one, other) in enumerate(zip(found, expected, strict=True)):
+        for key in one.keys() & other.keys():
+            assert flat(one[key]) == pytest.approx(flat(other[key]), abs=tolerance), f"row {row}: {key}"
+
+
+def flat(value: Any) -> Any:
+    return {name: flat(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
+def test_it_learns_a_small_batch_by_heart(run):
+    assert losses(run)[0] > 0.5
+    assert run.info["metrics"]["loss"] < 0.05, "of the same rows, without dropout"
+
+
+def test_saved_and_opened_it_is_equal_to_the_bit(run, predictor, questions, tmp_path):
+    predictor.save(tmp_path / "again")
+    again = Predictor.load(tmp_path / "again")
+    before, after = predictor.model.state_dict(), again.model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+    assert again.predict(questions) == predictor.predict(questions)
+    assert predictor.check_golden() > 0
+
+
+def test_what_else_is_asked_never_changes_an_answer(predictor, questions):
+    alone = [predictor.predict([question])[0] for question in questions]
+    agree(predictor.predict(questions, max_tokens=WHOLE), alone, 1e-5)
+    agree(predictor.predict(questions[::-1], max_tokens=WHOLE)[::-1], alone, 1e-5)
+
+
+def test_the_model_itself_answers_alike_alone_and_padded(predictor, questions):
+    """As a notebook would call it: without the Predictor's own ways."""
+    samples = predictor.encode(questions)
+    collate, model = predictor.task.collate, predictor.model.eval()
+    with torch.inference_mode():
+        together = model(**collate(samples, predictor.processor)).logits
+        alone = torch.cat([model(**collate([sample], predictor.processor)).logits for sample in samples])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_transformers_gives_the_same_answers(member, run, predictor, questions):
+    agree(strangers.USES[member.task](str(run.model), questions), predictor.predict(questions), 1e-6)
+
+
+def test_it_opens_where_there_is_no_bigmodel(member, answered_by_strangers, predictor, questions):
+    agree(answered_by_strangers[str(member)], predictor.predict(questions), 1e-6)
+
+
+@pytest.fixture(scope="session")
+def evaluated(experiment, run, tmp_path_factory) -> list[dict[str, Any]]:
+    """The answers that `bigmodel predict` writes for the member's file, row by row."""
+    output = tmp_path_factory.mktemp("answers") / "answers.jsonl"
+    pipeline.predict(run.model, [experiment.data.train], output)
+    return [json.loads(line) for line in output.read_text("utf-8").splitlines()]
+
+
+def test_the_endpoint_answers_what_was_scored_row_by_row(predictor, questions, evaluated):
+    agree(asyncio.run(asked_over_http(predictor, questions)), evaluated, 1e-6)
+
+
+async def asked_over_http(predictor: Predictor, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All questions at once to the replica's endpoint, each a request: they share batches as they come."""
+    metrics = Metrics("model", "here")
+    batcher: Batcher[Any, Any] = Batcher(lambda texts: predictor.predict([{"text": t} for t in texts]), ran=metrics.ran)
+
+    async def ask(texts: list[str]) -> Any:
+        return await batcher.ask(texts, [len(text) for text in texts])
+
+    endpoint = Endpoint("model", ask, metrics, Limits(), lambda: batcher.num_waiting, 1024, 1)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(endpoint), base_url="http://here") as client:
+        replies = await asyncio.gather(*(client.post("/models/model/predict", json=question) for question in questions))
+    batcher.close()
+    assert all(reply.status_code == 200 for reply in replies), [reply.text for reply in replies]
+    return [reply.json() for reply in replies]
+
+
+def test_interrupted_and_continued_is_equal_to_the_last_bit(experiment, run, tmp_path):
+    broken = experiment.model_copy(update={"output": str(tmp_path / "run")})
+    with pytest.raises(Interrupted, match="the state is saved"):
+        fit(broken, listener=interrupt_at(10))
+    continued = fit(broken)
+    assert losses(continued) == losses(run)
+    assert (continued.model / "model.safetensors").read_bytes() == (run.model / "model.safetensors").read_bytes()
+
+
+def interrupt_at(step: int) -> Any:
+    """A listener that presses Ctrl-C, once, when it hears of the step."""
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["kind"] == "step" and event["step"] == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return listen
+
+
+def test_every_misspelt_field_of_the_model_is_named_with_its_line(member, tmp_path):
+    tree = member.experiment(tmp_path)
+    fields = [key for key in tree["model"] if key not in ("type", "pretrained")]
+    assert fields
+    tree["model"] = {misspelt(key) if key in fields else key: value for key, value in tree["model"].items()}
+    message = refused(tree, tmp_path)
+    for key in fields:
+        assert (
+            f"{place(misspelt(key), tmp_path)}: model has no field '{misspelt(key)}'. Did you mean '{key}'?" in message
+        )
+
+
+def test_every_mistyped_field_of_the_model_is_named_with_its_line(member, tmp_path):
+    tree = member.experiment(tmp_path)
+    fields = [key for key in tree["model"] if key not in ("type", "pretrained")]
+    tree["model"] |= {key: {"a": "mapping"} for key in fields}
+    message = refused(tree, tmp_path)
+    for key in fields:
+        assert f"{place(key, tmp_path)}: model.{key} is {{'a': 'mapping'}}, but must be " in message
+
+
+def misspelt(key: str) -> str:
+    return key[:3] + key[4:]
+
+
+def refused(tree: dict[str, Any], folder: Path) -> str:
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    with pytest.raises(ConfigError) as refusal:
+        pipeline.read_experiment(folder / "experiment.yaml")
+    return str(refusal.value)
+
+
+def place(key: str, folder: Path) -> str:
+    lines = (folder / "experiment.yaml").read_text("utf-8").splitlines()
+    (number,) = [number for number, line in enumerate(lines, 1) if re.match(rf"  {key}:", line)]
+    return f"{folder}/experiment.yaml:{number}"
+
+
+@pytest.mark.parametrize("task", WORK)
+def test_a_misspelt_column_is_named_with_those_there_are(task, tmp_path):
+    member = next(member for member in MEMBERS if member.task == task)
+    columns = tasks.get(task).columns(DataConfig(train="here", **WORK[task].data))
+    for role, column in columns.items():
+        tree = member.experiment(tmp_path)
+        tree["data"][role] = misspelt(column)
+        with pytest.raises(DataError, match=rf"no column '{misspelt(column)}'. Did you mean '{column}'\? Columns: "):
+            fit(Experiment.model_validate(tree))
