@@ -1,7 +1,8 @@
 """Models from a checkpoint, a Hugging Face directory or a name on the hub: safetensors only, no foreign code."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors import SafetensorError
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+from transformers.utils import logging
 
 from bigmodel.models.fields import ModelError, Problem, fit, root_message
 
@@ -58,10 +60,11 @@ def load(source: str, auto_class: Any, fields: Mapping[str, Any], learnt: Mappin
         )
     config = changed(config, {**fields, **_taught(learnt)})
     try:
-        model, info = auto_class.from_pretrained(
-            locate(source), config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
-            ignore_mismatched_sizes=True, output_loading_info=True,
-        )  # fmt: skip
+        with quiet():
+            model, info = auto_class.from_pretrained(
+                locate(source), config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
+                ignore_mismatched_sizes=True, output_loading_info=True,
+            )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as e:
         raise ModelError(f"model.pretrained: {source} cannot be opened: {root_message(e)}") from None
 
@@ -72,6 +75,17 @@ def load(source: str, auto_class: Any, fields: Mapping[str, Any], learnt: Mappin
     fresh = set(info["missing_keys"]) | mismatched
     model.fresh = frozenset(fresh if config.id2label == known_labels else fresh | head)
     return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the report of what a checkpoint lacks: a new head is what was asked for."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _taught(learnt: Mapping[str, Any]) -> dict[str, Any]:
