@@ -5,6 +5,12 @@ import json
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +19,7 @@ import pytest
 import torch
 import yaml
 from contract import strangers
+from contract.conftest import questions_of
 from contract.members import MEMBERS, WORK
 
 import bigmodel.models  # noqa: F401  registers our architectures with transformers
@@ -110,6 +117,36 @@ async def asked_over_http(predictor: Predictor, questions: list[dict[str, Any]])
     batcher.close()
     assert all(reply.status_code == 200 for reply in replies), [reply.text for reply in replies]
     return [reply.json() for reply in replies]
+
+
+def test_ray_serve_answers_what_was_scored(files, runs, tmp_path):
+    """One member through everything that is real: the command, Ray, its proxy, HTTP. The others differ in the model."""
+    run, experiment = runs(MEMBERS[0]), pipeline.read_experiment(files(MEMBERS[0]))
+    pipeline.predict(run.model, [experiment.data.train], tmp_path / "answers.jsonl")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with serving(run.model, port, tmp_path / "said.txt") as url:
+        found = [httpx.post(url, json=question, trust_env=False).json() for question in questions_of(experiment)]
+    agree(found, [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text("utf-8").splitlines()], 1e-6)
+
+
+@contextmanager
+def serving(model: Path, port: int, said: Path) -> Iterator[str]:
+    """`bigmodel serve` in a process of its own, until it has been asked; yields where it answers."""
+    command = [sys.executable, "-m", "bigmodel", "serve", str(model), "--port", str(port), "--name", "member"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with open(said, "w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while "answers at" not in said.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, said.read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/models/member/predict"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
 
 
 def test_interrupted_and_continued_is_equal_to_the_last_bit(experiment, run, tmp_path):
