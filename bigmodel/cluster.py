@@ -6,6 +6,7 @@ Everything here that Ray reads must stand before Ray is imported. Ray's defaults
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import stat
@@ -23,8 +24,8 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 LOOPBACK = {
-    # Ray takes 127.0.0.1 for this machine's address, as it does by itself on macOS, and binds every port to it; on Linux
-    # it would open them to the whole network. For a Ray that one process starts for itself, not for one that others join.
+    # Ray takes 127.0.0.1 for this machine's address, as it does by itself on macOS, and binds its ports to it; on Linux
+    # it opens them to the whole network. For a Ray that one process starts for itself, not for one that others join.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
@@ -44,7 +45,7 @@ def connect(num_cpus: int | None = None) -> bool:
             address=address or "local",
             num_cpus=None if address else num_cpus,
             include_dashboard=None if address else False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             log_to_driver=False,
         )
     except (ConnectionError, RuntimeError) as e:

@@ -33,7 +33,7 @@ def application(options: ServeOptions) -> Application:
         health_check_period_s=2,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=0.2,
-        logging_config=LoggingConfig(enable_access_log=False),
+        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
     bound: Application = deployment.bind(options)
     return bound

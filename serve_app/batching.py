@@ -134,7 +134,9 @@ class Batcher(Generic[Item, Result]):
 
     def _outcomes(self, items: list[Item]) -> Sequence[Result | Exception]:
         try:
-            return self.work(items)
+            results = self.work(items)
+            assert len(results) == len(items), f"{len(results)} results for {len(items)} items"
+            return results
         except Exception as error:
             if len(items) == 1:
                 return [error]

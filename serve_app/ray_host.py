@@ -66,6 +66,8 @@ def settings(folder: Path) -> dict[str, str]:
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
+        # HAProxy would describe each request to a Python process, for Ray's own metrics: a tenth of an answer's cost
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }
     binary = _haproxy()
@@ -107,7 +109,7 @@ def free_ports(count: int) -> list[int]:
 def start(host: str, port: int, num_cpus: int) -> Host:
     """A Ray of our own on this machine, with Serve listening on host:port. Raises ServeError if the port is taken."""
     check_free(host, port)
-    # readable by nobody else, unlike Ray's own; its path is short, for a socket's may have 107 characters
+    # nobody else's, unlike Ray's own; its path is short, for a socket's may have 107 characters
     folder = Path(tempfile.mkdtemp(prefix="bigmodel-", dir="/tmp" if os.path.isdir("/tmp") else None))
     ours = Host(f"http://{_reachable(host)}:{port}", folder)
     try:
@@ -121,7 +123,7 @@ def start(host: str, port: int, num_cpus: int) -> Host:
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
-            _temp_dir=str(folder),
+            _temp_dir=str(folder / "ray"),  # a folder of its own, for Ray opens it to everybody (mode 0777)
         )
         _start_serve(host, port)
     except BaseException:
@@ -154,6 +156,24 @@ def _start_serve(host: str, port: int) -> Any:
         proxy_location="HeadOnly",
         global_logging_config=LoggingConfig(enable_access_log=False),
     )
+
+
+def settled(host: Host) -> bool:
+    """Whether requests go to a replica and not, while HAProxy starts anew to learn of it, through Serve's own proxy.
+
+    HAProxy starts anew by letting its connections end: who is told too early that the model answers loses some.
+    """
+    doors = list(host.folder.glob(f"*/{FILES['RAY_SERVE_HAPROXY_SOCKET_PATH']}")) if host.folder else []
+    return all(b"SERVE_REPLICA" in _ask_haproxy(door, b"show servers state\n") for door in doors)
+
+
+def _ask_haproxy(door: Path, command: bytes) -> bytes:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(1)
+        line.connect(str(door))
+        line.sendall(command)
+        return b"".join(iter(lambda: line.recv(65536), b""))
+    return b""
 
 
 def close_internal_port() -> None:

@@ -122,7 +122,7 @@ def deploy(ray: Host, options: ServeOptions) -> None:
     except RuntimeError:
         status = ray_serve.status().applications[options.word]
         raise ServeError(f"{options.model} cannot be served: {ray_host.failure(status)}") from None
-    _wait_until_it_answers(f"{ray.url}{prefix.rstrip('/')}/readyz")
+    _wait_until_it_answers(ray, f"{ray.url}{prefix.rstrip('/')}/readyz")
 
 
 def route_prefix(ray: Host, options: ServeOptions) -> str:
@@ -130,17 +130,19 @@ def route_prefix(ray: Host, options: ServeOptions) -> str:
     return "/" if ray.ours else f"/models/{options.word}"
 
 
-def _wait_until_it_answers(url: str, patience_s: float = 30) -> None:
+def _wait_until_it_answers(ray: Host, url: str, patience_s: float = 30) -> None:
     deadline = time.monotonic() + patience_s
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while True:
+    reason: object = "its front end has not found it"
+    while time.monotonic() < deadline:
         try:
             with opener.open(url, timeout=5):
-                return
+                if ray_host.settled(ray):
+                    return
         except (urllib.error.URLError, OSError) as error:
-            if time.monotonic() > deadline:
-                raise ServeError(f"The model is up but {url} does not answer: {error}") from None
-            time.sleep(0.05)
+            reason = error
+        time.sleep(0.05)
+    raise ServeError(f"The model is up but {url} does not answer: {reason}")
 
 
 @contextmanager
