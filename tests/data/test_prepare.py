@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import multiprocessing
 import resource
 import signal
 import subprocess
 import sys
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -364,45 +366,45 @@ def test_a_wide_file_is_not_a_wall_of_names(folder: Path) -> None:
 
 # ---- several processes, kills, full disks
 
-PREPARE = "import sys, json; from bigmodel.experiment import Experiment; from bigmodel.data.prepare import prepare\n"
+FORKED = multiprocessing.get_context("fork")  # what is imported here need not be imported again
 
 
-PREPARE_ALOUD = """
-p = prepare(Experiment.model_validate_json(sys.argv[1]), lambda line: print(line, flush=True))
-print(p.path, p.fresh)
-"""
-
-
-def process(base: Experiment) -> subprocess.Popen[str]:
-    code = PREPARE + PREPARE_ALOUD
-    return subprocess.Popen(
-        [sys.executable, "-c", code, base.model_dump_json()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def start(base: Experiment) -> tuple[Any, Any]:
+    """A process that prepares, and the pipe on which it says what it does; its last word is `fresh`."""
+    here, there = FORKED.Pipe(duplex=False)
+    child = FORKED.Process(target=lambda: there.send(prepare(base, there.send).fresh))
+    child.start()
+    there.close()
+    return child, here
 
 
 def test_two_processes_at_once_prepare_once(folder: Path) -> None:
     (folder / "train.csv").write_text("text,label\n" + ROWS * 10)
-    both = [process(experiment(folder, output=f"runs/{name}")) for name in "ab"]
-    ended = [one.communicate(timeout=120) for one in both]
-    assert [one.returncode for one in both] == [0, 0], ended
-    lines = [out.splitlines()[-1].split() for out, _ in ended]
-    assert len({path for path, _ in lines}) == 1
-    assert Counter(fresh for _, fresh in lines) == {"True": 1, "False": 1}
-    assert not list((folder / "runs/.prepared").glob("*.*/"))
+    prepared = prepare(experiment(folder, cache=str(folder / "alone")))
+    both = [start(experiment(folder, output=f"runs/{name}")) for name in "abc"]
+    last = []
+    for child, said in both:
+        while not isinstance(word := said.recv(), bool):
+            pass
+        last.append(word)
+        child.join(60)
+        assert child.exitcode == 0
+    assert sorted(last) == [False, False, True]
+    assert content(folder / "runs/.prepared" / prepared.fingerprint) == content(prepared.path)
+    assert len(list((folder / "runs/.prepared").glob("*/"))) == 1
 
 
-def test_a_killed_preparation_leaves_nothing_that_is_used_and_the_next_removes_it(folder: Path) -> None:
+@pytest.mark.parametrize("moment", ["reading", "learning", "encoding"])
+def test_a_killed_preparation_leaves_nothing_that_is_used_and_the_next_removes_it(moment: str, folder: Path) -> None:
     (folder / "train.csv").write_text("text,label\n" + ROWS * 50)
-    base = experiment(folder)
-    for word in ("reading", "encoding"):
-        killed = process(base)
-        assert killed.stdout is not None
-        while word not in killed.stdout.readline():
-            assert killed.poll() is None
-        killed.send_signal(signal.SIGKILL)
-        killed.communicate(timeout=30)
-        assert list((folder / "runs/.prepared").glob("*.*/")), "it was in the middle of it"
-    prepared = prepare(base)
+    killed, said = start(experiment(folder))
+    while moment not in said.recv():
+        pass
+    killed.kill()
+    killed.join(30)
+    assert killed.exitcode == -signal.SIGKILL
+    assert list((folder / "runs/.prepared").glob("*.*/")), "it was in the middle of it"
+    prepared = prepare(experiment(folder))
     assert prepared.fresh
     assert [path.name for path in (folder / "runs/.prepared").glob("*/")] == [prepared.fingerprint]
 
@@ -419,32 +421,27 @@ def test_a_damaged_folder_is_made_anew(folder: Path) -> None:
     assert prepare(experiment(folder)).fresh
 
 
-FULL_DISK = """
-import resource
-from bigmodel.errors import ResourceError
-base = Experiment.model_validate_json(sys.argv[1])
-for size in map(int, sys.argv[2:]):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))  # refuses as a full disk does
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """The kernel refuses what goes beyond, as it does where no space is left."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
-        prepare(base)
-    except ResourceError as error:
-        print(error)
-"""
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_one_message_and_leaves_nothing_behind(folder: Path) -> None:
-    config = {"type": "bpe", "min_frequency": 1}  # its files are larger than those of the rows
-    base = experiment(folder, tokenizer=config)
-    whole = prepare(experiment(folder, tokenizer=config, cache=str(folder / "whole")))
+    tokenizer = {"type": "bpe", "min_frequency": 1}  # its file is larger than those of the rows
+    whole = prepare(experiment(folder, tokenizer=tokenizer, cache=str(folder / "whole")))
     sizes = {file.name: file.stat().st_size for file in whole.path.rglob("*") if file.is_file()}
-    limits = [0, sizes["train-00000.arrow"] // 2, sizes["tokenizer.json"] - 1]
-    assert limits[2] > sizes["train-00000.arrow"]
-    command = [sys.executable, "-c", PREPARE + FULL_DISK, base.model_dump_json(), *map(str, limits)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    messages = done.stdout.splitlines()
-    assert len(messages) == 3 and not done.stderr, done
-    assert all("cannot be written: " in message and "File too large" in message for message in messages)
-    assert not list((folder / "runs/.prepared").glob("*/"))
+    assert sizes["tokenizer.json"] > sizes["train-00000.arrow"]
+    for size in (0, sizes["train-00000.arrow"] // 2, sizes["tokenizer.json"] - 1):
+        with pytest.raises(ResourceError, match="cannot be written: .*File too large"), no_file_larger_than(size):
+            prepare(experiment(folder, tokenizer=tokenizer))
+        assert not list((folder / "runs/.prepared").glob("*/"))
+    assert prepare(experiment(folder, tokenizer=tokenizer)).fresh
 
 
 def test_a_cache_that_cannot_be_written_is_one_message(folder: Path) -> None:
