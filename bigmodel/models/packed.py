@@ -133,11 +133,13 @@ def arrange(lengths: Tensor, rounded: bool) -> Layout:
     ordered, order = lengths.sort()
     sizes = ordered.tolist()
     runs = [(len(list(same)), length) for length, same in groupby(sizes)]
+    places = [np.tile(np.arange(length), count) for count, length in runs]
     if idle := -sum(sizes) % ROUND_TOKENS if rounded else 0:
         runs.append((1, idle))
-    places = torch.from_numpy(np.concatenate([np.tile(np.arange(length), count) for count, length in runs]))
+        places.append(np.zeros(idle, np.int64))  # the model may know fewer places than that
     first = F.pad(ordered.cumsum(0) - ordered, (0, -len(sizes) % ROUND_ROWS if rounded else 0))
-    return Layout(order, order.argsort(), places, first, runs, [count * length for count, length in runs])
+    sequence = torch.from_numpy(np.concatenate(places))
+    return Layout(order, order.argsort(), sequence, first, runs, [count * length for count, length in runs])
 
 
 def pack(model: Any, precision: str = "fp32") -> PackedBertForSequenceClassification | None:
