@@ -32,7 +32,7 @@ from bigmodel.models.fields import ModelError
 from bigmodel.models.init import initialize
 from bigmodel.predictor import Predictor, autocast
 from bigmodel.tasks.base import Sample
-from bigmodel.training import precision
+from bigmodel.training import attention, precision
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import Events, Listener
 from bigmodel.training.run import Run
@@ -342,6 +342,7 @@ def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
         dist.broadcast_object_list(choice, device=torch.device(trainer.worker.device))
         decided = choice[0]
     trainer.precision = decided
+    attention.use(trainer.model, trainer.worker.device, decided)
 
 
 def _steps(trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Stop) -> None:

@@ -9,20 +9,22 @@ from typing import Any
 
 import torch
 
+from bigmodel.predictor import autocast
+from bigmodel.training import attention
+
 REPEATS = 3
 GAIN = 1.1  # bf16 must be a tenth faster: it costs digits
 
 
-def choose(model: torch.nn.Module, device: str, loss: Callable[[], Any]) -> tuple[str, dict[str, float]]:
+def choose(model: Any, device: str, loss: Callable[[], Any]) -> tuple[str, dict[str, float]]:
     """Time forward and backward of one batch in fp32 and bf16, in turn. -> choice, median seconds of each.
 
     Leaves the weights as they are; gradients are cleared and the random state is set anew by every step.
     """
-    from bigmodel.predictor import autocast
-
     times: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for repeat in range(1 + REPEATS):
         for precision, taken in times.items():
+            attention.use(model, device, precision)
             start = time.perf_counter()
             with autocast(device, precision):
                 value = loss()
