@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
@@ -175,14 +176,26 @@ def _config_class(name: str, task: str) -> type[PreTrainedConfig]:
 def _together_problems(model: Mapping[str, Any], task: str) -> list[Problem]:
     """What only shows when the fields meet: build without memory for weights, and hear what the architecture says."""
     model_type, fields = _resolve(model)
+    reason = _why_not(model, task)
+    if reason is None:
+        return []
+    if problem := divisibility_problem(CONFIG_MAPPING[model_type], fields, model):
+        return [problem]
+    for key, value in model.items():
+        if key != "type" and _why_not({name: model[name] for name in model if name != key}, task) is None:
+            hint = suggest(value, ACT2FN) if isinstance(value, str) else ""
+            return [(key, f"model.{key} is {value!r}: {reason}{hint and '.' + hint}")]
+    return [("type", f"model.type {model['type']} cannot be built from these fields: {reason}")]
+
+
+def _why_not(model: Mapping[str, Any], task: str) -> str | None:
+    """Why no model can be built from the section; nothing if one can."""
     try:
-        if problem := divisibility_problem(CONFIG_MAPPING[model_type], fields, model):
-            return [problem]
         with torch.device("meta"):
             build(model, EXAMPLE, task)
-    except Exception as e:
-        return [("type", f"model.type {model['type']} cannot be built from these fields: {root_message(e)}")]
-    return []
+    except Exception as e:  # an architecture says it in its own way
+        return root_message(e)
+    return None
 
 
 def _pretrained_config(source: str, task: str) -> type[PreTrainedConfig]:

@@ -85,20 +85,23 @@ def divisibility_problem(
 
     values  the fields, defaults of ours included; given  those that the experiment names
     """
-    config = make(config_class, values)
     names = {field.name for field in dataclasses.fields(config_class)} | set(config_class.attribute_map)
     if not {"hidden_size", "num_attention_heads"} <= names or "head_dim" in names:
         return None
-    width, heads = config.hidden_size, config.num_attention_heads
+    width_key, width = name_and_value(config_class, values, "hidden_size")
+    heads_key, heads = name_and_value(config_class, values, "num_attention_heads")
     if width % heads == 0:
         return None
-    heads_key, width_key = (
-        own if (own := config_class.attribute_map.get(key, key)) in given else key
-        for key in ("num_attention_heads", "hidden_size")
-    )
     divisors = ", ".join(str(n) for n in range(1, min(width, 64) + 1) if width % n == 0)
     message = f"model.{width_key} {width} is not divisible by {heads_key} {heads}. It is by {divisors}"
     return heads_key if heads_key in given else width_key, message
+
+
+def name_and_value(config_class: type[PreTrainedConfig], values: Mapping[str, Any], key: str) -> tuple[str, Any]:
+    """The name under which a field is given, its own or the common one, and its value or default."""
+    own = config_class.attribute_map.get(key, key)
+    name = own if own in values else key
+    return name, values.get(name, getattr(config_class, own))
 
 
 def make(config_class: type[PreTrainedConfig], values: Mapping[str, Any]) -> PreTrainedConfig:

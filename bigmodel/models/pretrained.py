@@ -26,7 +26,10 @@ def read_config(source: str) -> PreTrainedConfig:
     if not here and (not source or source[0] in "./~" or source.count("/") > 1):
         raise ModelError(f"model.pretrained: there is no directory '{source}'")
     if here and not any(folder.glob("*.safetensors")):
-        raise ModelError(f"model.pretrained: {source} holds no weights (*.safetensors; other formats are not read)")
+        hint = f". Did you mean {source.rstrip('/')}/model?" if (folder / "model" / "config.json").is_file() else ""
+        raise ModelError(
+            f"model.pretrained: {source} holds no weights (*.safetensors; other formats are not read){hint}"
+        )
     try:
         stored, _ = PreTrainedConfig.get_config_dict(path)
         model_type = stored.get("model_type")
@@ -65,7 +68,7 @@ def load(source: str, auto_class: Any, fields: Mapping[str, Any], learnt: Mappin
                 locate(source), config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
                 ignore_mismatched_sizes=True, output_loading_info=True,
             )  # fmt: skip
-    except (OSError, ValueError, SafetensorError) as e:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as e:
         raise ModelError(f"model.pretrained: {source} cannot be opened: {root_message(e)}") from None
 
     head = label_shaped(auto_class, config)

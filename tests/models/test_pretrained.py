@@ -181,6 +181,11 @@ def test_weights_in_pickles_are_not_read(checkpoint):
     assert refusal(source) == f"model.pretrained: {source} holds no weights (*.safetensors; other formats are not read)"
 
 
+def test_the_folder_of_a_run_is_not_its_model_but_says_where_that_is(checkpoint, tmp_path):
+    shutil.copytree(checkpoint("bert"), tmp_path / "model")
+    assert refusal(tmp_path).endswith(f"other formats are not read). Did you mean {tmp_path}/model?")
+
+
 def test_code_that_comes_with_a_checkpoint_is_not_run(checkpoint, tmp_path):
     source = checkpoint("bert")
     trap = tmp_path / "trapped"
