@@ -9,54 +9,51 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from serve_app.protocol import Limits, PredictRequest, TextAnswer
+from serve_app.protocol import Form
 
 REFUSALS = {
     400: "The body is not JSON, or not all of it came.",
     404: "No such path.",
     405: "Wrong method.",
-    413: "The body is too large, or has too many texts.",
-    415: "The body is not declared as JSON.",
-    422: "The JSON is not a request: wrong types, unknown keys, empty text.",
+    408: "The body did not come in time.",
+    413: "The body is too large, or has too many inputs.",
+    415: "The body is not declared as JSON, or is compressed.",
+    422: "The JSON is not a request: wrong types, unknown keys, empty inputs.",
     500: "The model failed on this request.",
     503: "Too many requests wait. Try again after the seconds in Retry-After.",
 }
 
 
-def openapi(name: str, limits: Limits) -> dict[str, Any]:
+def openapi(name: str, form: Form) -> dict[str, Any]:
     """OpenAPI 3.1 document of the application that serves `name`."""
-    schemas = {model.__name__: _schema(model) for model in (PredictRequest, TextAnswer)}
-    schemas["Error"] = {
-        "type": "object",
-        "properties": {
-            "error": {"type": "object", "properties": {"code": {"type": "string"}, "message": {"type": "string"}}}
-        },
-    }
+    schemas: dict[str, Any] = {}
+    request = {"oneOf": [_refer(model, schemas) for model in (form.one, form.many)]}
+    answer = _refer(form.answer, schemas)
+    text = {"type": "string"}
+    error = {"type": "object", "properties": {"code": text, "message": text}, "required": ["code", "message"]}
+    schemas["Error"] = {"type": "object", "properties": {"error": error}, "required": ["error"]}
+    paths: dict[str, Any] = {f"/models/{name}/predict": {"post": _predict(form, request, answer)}}
     return {
         "openapi": "3.1.0",
         "info": {"title": f"bigmodel: {name}", "version": version("bigmodel")},
-        "paths": {f"/models/{name}/predict": {"post": _predict(limits)}} | {p: {"get": g} for p, g in _gets().items()},
+        "paths": paths | {path: {"get": get} for path, get in _gets().items()},
         "components": {"schemas": schemas},
     }
 
 
-def _predict(limits: Limits) -> dict[str, Any]:
-    answer = {"$ref": "#/components/schemas/TextAnswer"}
-    refusals: dict[str, Any] = {
-        str(status): {"description": text, "content": _json({"$ref": "#/components/schemas/Error"})}
-        for status, text in REFUSALS.items()
+def _predict(form: Form, request: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    refused = _json({"$ref": "#/components/schemas/Error"})
+    refusals = {str(status): {"description": text, "content": refused} for status, text in REFUSALS.items()}
+    answered = {
+        "description": f"One answer for one input, a list of answers for a list of {form.plural}.",
+        "content": _json({"oneOf": [answer, {"type": "array", "items": answer}]}),
     }
+    limits = form.limits
     return {
-        "summary": "Answer one text or many",
-        "description": f"At most {limits.max_texts} texts and {limits.max_body_bytes} bytes in one request.",
-        "requestBody": {"required": True, "content": _json({"$ref": "#/components/schemas/PredictRequest"})},
-        "responses": {
-            "200": {
-                "description": "One answer for `text`, a list of answers for `texts`.",
-                "content": _json({"oneOf": [answer, {"type": "array", "items": answer}]}),
-            }
-        }
-        | refusals,
+        "summary": "Answer one input or many",
+        "description": f"At most {limits.max_inputs} {form.plural} and {limits.max_body_bytes} bytes in one request.",
+        "requestBody": {"required": True, "content": _json(request)},
+        "responses": {"200": answered} | refusals,
     }
 
 
@@ -71,29 +68,36 @@ def _gets() -> dict[str, Any]:
     return {path: {"summary": text, "responses": {"200": {"description": text}}} for path, text in texts.items()}
 
 
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    return model.model_json_schema(ref_template="#/components/schemas/{model}")
+def _refer(model: type[BaseModel], schemas: dict[str, Any]) -> dict[str, str]:
+    """Put the model's schema, and those it is made of, among the schemas; returns a reference to it."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def page(name: str, limits: Limits) -> bytes:
+def page(name: str, form: Form) -> bytes:
     """HTML: a form that asks the model, the routes, the refusals, the document."""
-    document = openapi(name, limits)
+    document = openapi(name, form)
     routes = "".join(
         f"<tr><td>{verb.upper()}</td><td><code>{html.escape(path)}</code></td><td>{html.escape(what['summary'])}</td></tr>"
         for path, verbs in document["paths"].items()
         for verb, what in verbs.items()
     )
     refusals = "".join(f"<tr><td>{status}</td><td>{html.escape(text)}</td></tr>" for status, text in REFUSALS.items())
+    listed = json.dumps({form.plural: ["...", "..."] if form.bare else [json.loads(form.example)]})
     parts = {
         "@NAME": html.escape(name),
+        "@FIELDS": "".join(_field(*field) for field in form.one.model_json_schema()["properties"].items()),
         "@ROUTES": routes,
         "@REFUSALS": refusals,
-        "@MAX_TEXTS": str(limits.max_texts),
-        "@MAX_BYTES": str(limits.max_body_bytes),
+        "@ONE": html.escape(form.example, quote=False),
+        "@MANY": html.escape(listed, quote=False),
+        "@MAX_INPUTS": f"{form.limits.max_inputs} {html.escape(form.plural)}",
+        "@MAX_BYTES": str(form.limits.max_body_bytes),
         "@DOCUMENT": html.escape(json.dumps(document, indent=1)),
     }
     text = PAGE
@@ -102,17 +106,26 @@ def page(name: str, limits: Limits) -> bytes:
     return text.encode()
 
 
+def _field(name: str, schema: dict[str, Any]) -> str:
+    """A place to type one field into: text as it is, anything else as JSON."""
+    kind = "text" if schema.get("type") == "string" else "JSON"
+    label, value = html.escape(name), html.escape(name, quote=True)
+    return (
+        f'<label>{label}<textarea name="{value}" data-kind="{kind}" rows="2" placeholder="{kind}"></textarea></label>'
+    )
+
+
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>bigmodel: @NAME</title>
 <style>body{font:16px/1.5 system-ui,sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}textarea{width:100%}
 pre{background:#f4f4f4;padding:.7rem;overflow:auto;white-space:pre-wrap}td{padding:.1rem 1rem .1rem 0}</style>
 <h1>@NAME</h1>
-<form id="ask"><textarea id="text" rows="3" aria-label="text" required></textarea><button>Ask</button></form>
+<form id="ask">@FIELDS<button>Ask</button></form>
 <pre id="answer" aria-live="polite">The answer comes here.</pre>
-<p>One text: <code>{"text": "..."}</code>, answered by one object. Many: <code>{"texts": ["...", "..."]}</code>,
-answered by a list in the same order. At most @MAX_TEXTS texts and @MAX_BYTES bytes in one request. A text longer than the
-model reads is answered with <code>"truncated": true</code>, <code>tokens</code> and <code>tokens_read</code>.</p>
-<pre>curl -H 'content-type: application/json' -d '{"text": "..."}' <span id="origin"></span>/models/@NAME/predict</pre>
+<p>One: <code>@ONE</code>, answered by one object. Many: <code>@MANY</code>, answered by a list in the same order.
+At most @MAX_INPUTS and @MAX_BYTES bytes in one request. An input longer than the model reads is answered with
+<code>"truncated": true</code>, <code>tokens</code> and <code>tokens_read</code>.</p>
+<pre>curl -H 'content-type: application/json' -d '@ONE' <span id="origin"></span>/models/@NAME/predict</pre>
 <h2>Routes</h2><table>@ROUTES</table>
 <h2>Refusals</h2><p>Each is <code>{"error": {"code": "...", "message": "..."}}</code>.</p><table>@REFUSALS</table>
 <details><summary>OpenAPI document</summary><pre>@DOCUMENT</pre></details>
@@ -120,10 +133,16 @@ model reads is answered with <code>"truncated": true</code>, <code>tokens</code>
 document.getElementById("origin").textContent = location.origin;
 document.getElementById("ask").onsubmit = async event => {
   event.preventDefault();
-  const body = JSON.stringify({text: document.getElementById("text").value});
-  const headers = {"content-type": "application/json"};
-  const answer = await fetch("/models/@NAME/predict", {method: "POST", headers, body});
-  document.getElementById("answer").textContent = JSON.stringify(await answer.json(), null, 1);
+  const show = text => { document.getElementById("answer").textContent = text; };
+  try {
+    const fields = [...event.target.querySelectorAll("textarea")];
+    const given = fields.filter(one => one.value || one.dataset.kind === "text");
+    const read = one => one.dataset.kind === "text" ? one.value : JSON.parse(one.value);
+    const body = JSON.stringify(Object.fromEntries(given.map(one => [one.name, read(one)])));
+    const headers = {"content-type": "application/json"};
+    const answer = await fetch("/models/@NAME/predict", {method: "POST", headers, body});
+    show(JSON.stringify(await answer.json(), null, 1));
+  } catch (error) { show(String(error)); }
 };
 </script></html>
 """

@@ -5,6 +5,7 @@ Routes: POST /models/<name>/predict; GET /healthz /readyz /metrics /docs /openap
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -13,31 +14,31 @@ from typing import Any
 from serve_app import protocol
 from serve_app.documents import openapi, page
 from serve_app.metrics import CONTENT_TYPE, Metrics
-from serve_app.protocol import JSON, Answer, Limits, Refusal, dump
+from serve_app.protocol import JSON, Answer, Form, Limits, Refusal, Row, dump
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Ask = Callable[[list[str]], Awaitable[list[Answer]]]
+Ask = Callable[[list[Row]], Awaitable[list[Answer]]]
 Reply = tuple[bytes, bytes]  # content type, body
 
 logger = logging.getLogger("ray.serve")
 
 
 class Endpoint:
-    """ASGI application. `ask` answers texts in order; `waiting` counts texts queued, refused beyond `max_waiting`."""
+    """ASGI application. `ask` answers inputs in order; `waiting` counts those queued, refused beyond `max_waiting`."""
 
     def __init__(
         self,
         name: str,
         ask: Ask,
         metrics: Metrics,
-        limits: Limits,
+        form: Form,
         waiting: Callable[[], int],
         max_waiting: int,
         retry_after_s: int,
     ) -> None:
-        self._name, self._ask, self._metrics, self._limits = name, ask, metrics, limits
+        self._name, self._ask, self._metrics, self._form = name, ask, metrics, form
         self._waiting, self._max_waiting, self._retry_after_s = waiting, max_waiting, retry_after_s
         self._prefix = f"/models/{name}"
         self._predict = f"{self._prefix}/predict"
@@ -45,8 +46,8 @@ class Endpoint:
             "/healthz": lambda: (JSON, b'{"status":"ok"}'),
             "/readyz": lambda: (JSON, b'{"status":"ready"}'),
             "/metrics": self._render_metrics,
-            "/openapi.json": lambda: (JSON, dump(openapi(name, limits))),
-            "/docs": lambda: (b"text/html; charset=utf-8", page(name, limits)),
+            "/openapi.json": lambda: (JSON, dump(openapi(name, form))),
+            "/docs": lambda: (b"text/html; charset=utf-8", page(name, form)),
         }
         self._pages = pages | {self._prefix + path: reply for path, reply in pages.items()}
 
@@ -73,7 +74,7 @@ class Endpoint:
         if path == self._predict:
             if method != "POST":
                 raise _wrong_method(path, method, "POST")
-            return JSON, await self._predict_texts(scope, receive)
+            return JSON, await self._predict_inputs(scope, receive)
         reply = self._pages.get(path)
         if reply is None:
             raise Refusal(
@@ -83,16 +84,16 @@ class Endpoint:
             raise _wrong_method(path, method, "GET")
         return reply()
 
-    async def _predict_texts(self, scope: Scope, receive: Receive) -> bytes:
+    async def _predict_inputs(self, scope: Scope, receive: Receive) -> bytes:
         began_s = time.perf_counter()
-        declared = _check_headers(scope["headers"], self._limits)
-        body = await _read(receive, declared, self._limits)
-        texts, many = protocol.parse(body, self._limits)
-        if self._waiting() + len(texts) > self._max_waiting:
+        declared = _check_headers(scope["headers"], self._form.limits)
+        body = await _read(receive, declared, self._form.limits)
+        inputs, many = self._form.parse(body)
+        if self._waiting() + len(inputs) > self._max_waiting:
             raise protocol.overloaded(self._retry_after_s)
-        answers = await self._ask(texts)
+        answers = await self._ask(inputs)
         truncated = sum(1 for answer in answers if "truncated" in answer)
-        self._metrics.answered(len(texts), truncated, time.perf_counter() - began_s)
+        self._metrics.answered(len(inputs), truncated, time.perf_counter() - began_s)
         return dump(answers if many else answers[0])
 
     def _render_metrics(self) -> Reply:
@@ -118,18 +119,20 @@ def _check_headers(headers: list[tuple[bytes, bytes]], limits: Limits) -> int | 
 
 
 async def _read(receive: Receive, declared: int | None, limits: Limits) -> bytes:
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    while message.get("more_body", False):
-        message = await receive()
-        body += message.get("body", b"")
-        if len(body) > limits.max_body_bytes:
-            raise protocol.too_large(limits)
+    body, more = bytearray(), True
+    try:
+        async with asyncio.timeout(limits.max_body_s):
+            while more:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > limits.max_body_bytes:
+                    raise protocol.too_large(limits)
+    except TimeoutError:
+        raise protocol.too_slow(limits) from None
     if message["type"] == "http.disconnect" or (declared is not None and len(body) < declared):
         raise Refusal(400, "incomplete_body", "The connection ended before the whole body had come.")
-    if len(body) > limits.max_body_bytes:
-        raise protocol.too_large(limits)
-    return body
+    return bytes(body)
 
 
 def _wrong_method(path: str, method: str, right: str) -> Refusal:

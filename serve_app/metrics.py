@@ -31,18 +31,18 @@ class Metrics:
         self._values = values
         self._ok = self._requests.labels(*values, "200")
         self._latency = histogram("request_seconds", "From the first byte to the answer, predict only.", LATENCY_S)
-        self._texts = counter("texts", "Texts answered.")
-        self._truncated = counter("truncated_texts", "Texts longer than the model reads.")
-        self._batch = histogram("batch_texts", "Texts in one call of the model.", BATCH)
+        self._inputs = counter("inputs", "Inputs answered.")
+        self._truncated = counter("truncated_inputs", "Inputs longer than the model reads.")
+        self._batch = histogram("batch_inputs", "Inputs in one call of the model.", BATCH)
         self._batch_s = histogram("batch_seconds", "One call of the model.", LATENCY_S)
-        self._real = counter("real_tokens", "Tokens of texts, as estimated for batching.")
+        self._real = counter("real_tokens", "Tokens of inputs, as estimated for batching.")
         self._padded = counter("padded_tokens", "The same with padding: what is computed.")
-        waiting = Gauge("bigmodel_waiting_texts", "Texts that wait for the model.", names, registry=self._registry)
+        waiting = Gauge("bigmodel_waiting_inputs", "Inputs that wait for the model.", names, registry=self._registry)
         self.waiting: Gauge = waiting.labels(*values)
 
-    def answered(self, texts: int, truncated: int, seconds: float) -> None:
+    def answered(self, inputs: int, truncated: int, seconds: float) -> None:
         self._ok.inc()
-        self._texts.inc(texts)
+        self._inputs.inc(inputs)
         if truncated:
             self._truncated.inc(truncated)
         self._latency.observe(seconds)

@@ -41,16 +41,18 @@ class ServeOptions(BaseModel):
     num_gpus: float = Field(default=0, ge=0)
     """GPUs for each replica; the model runs on the GPU if there is any part of one."""
 
-    max_texts: int = Field(default=64, ge=1)
-    """Texts in one request."""
+    max_inputs: int = Field(default=64, ge=1)
+    """Texts, or other inputs, in one request."""
     max_body_bytes: int = Field(default=1 << 20, ge=1)
     """Bytes of one request's body."""
+    max_body_s: float = Field(default=30, gt=0)
+    """Seconds in which a request's body must have come."""
     max_waiting: int = Field(default=1024, ge=1)
-    """Texts that may wait in one replica; beyond it the answer is 503 with Retry-After."""
+    """Inputs that may wait in one replica; beyond it the answer is 503 with Retry-After."""
     retry_after_s: int = Field(default=1, ge=1)
     """What Retry-After then says, in seconds."""
     max_batch_tokens: int = Field(default=4096, ge=1)
-    """Padded tokens in one call of the model."""
+    """Tokens in one call of the model, padding included where it computes padding."""
 
     @field_validator("name")
     @classmethod

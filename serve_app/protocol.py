@@ -1,50 +1,32 @@
-"""What travels over HTTP: requests in, answers and refusals out. Knows JSON, not sockets and not models."""
+"""What travels over HTTP: requests in, answers and refusals out. Knows JSON, not sockets, not models and not tasks."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import from_json
 
+Row = dict[str, Any]  # one input: the fields of the task's request
 Answer = Mapping[str, Any]
 
 JSON = b"application/json"
-
-_visible = re.compile(r"[^\s\x00\x1c-\x1f\x85\ufeff]")  # what the tokenizers' normaliser does not take for white space
-
-
-class PredictRequest(BaseModel):
-    """`{"text": "..."}` is answered by one answer, `{"texts": ["...", ...]}` by a list in the same order."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    text: str | None = Field(default=None, description="One text. The answer is one object.")
-    texts: list[str] | None = Field(default=None, description="Many texts. The answer is a list in the same order.")
-
-
-class TextAnswer(BaseModel):
-    """What the model says about one text; the last three keys are there only if it was longer than the model reads."""
-
-    label: str
-    score: float = Field(description="Probability of `label`.")
-    scores: dict[str, float] = Field(description="Probability of every label.")
-    truncated: bool | None = Field(default=None, description="true: the model read only the beginning.")
-    tokens: int | None = Field(default=None, description="Tokens the text has.")
-    tokens_read: int | None = Field(default=None, description="Tokens the model read.")
 
 
 @dataclass(frozen=True)
 class Limits:
     """What one request may ask for. Beyond it the answer is a 4xx, before any work is done."""
 
-    max_texts: int = 64
-    """Texts in one request."""
+    max_inputs: int = 64
+    """Inputs in one request."""
     max_body_bytes: int = 1 << 20
     """Bytes of one request's body."""
+    max_body_s: float = 30
+    """Seconds in which the body must have come."""
 
 
 class Refusal(Exception):
@@ -58,59 +40,117 @@ class Refusal(Exception):
         return dump({"error": {"code": self.code, "message": self.message}})
 
 
-def parse(body: bytes, limits: Limits) -> tuple[list[str], bool]:
-    """The texts a body asks about, and whether it asked for many. Raises Refusal (400, 413 or 422)."""
-    try:
-        request = PredictRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise _refused(error) from None
-    if (request.text is None) == (request.texts is None):
-        raise Refusal(422, "invalid_request", 'Give either "text" (a string) or "texts" (a list of strings).')
-    if request.text is not None:
-        if not _visible.search(request.text):
-            raise Refusal(422, "empty_text", "text is empty. Give at least one character that is not white space.")
-        return [request.text], False
-    texts = request.texts or []
-    _check_many(texts, limits)
-    return texts, True
+@dataclass(frozen=True)
+class Form:
+    """What requests and answers of one model look like: made of the task's models of one input and one answer.
+
+    A body is one input, answered by one answer, or many under one key, answered by a list in the same order. Inputs of
+    one field are listed bare, under its plural: {"text": "..."} or {"texts": ["...", "..."]}; others are whole objects:
+    {"age": 3, "city": "Lyon"} or {"inputs": [{"age": 3, "city": "Lyon"}, ...]}.
+    """
+
+    one: type[BaseModel]
+    answer: type[BaseModel]
+    limits: Limits
+
+    @cached_property
+    def bare(self) -> str:
+        """The only field of an input; nothing if it has more."""
+        return next(iter(self.one.model_fields)) if len(self.one.model_fields) == 1 else ""
+
+    @cached_property
+    def plural(self) -> str:
+        return f"{self.bare}s" if self.bare else "inputs"
+
+    @cached_property
+    def keys(self) -> list[str]:
+        return [*self.one.model_fields, self.plural]
+
+    @cached_property
+    def many(self) -> type[BaseModel]:
+        """The body that asks about many inputs."""
+        inner: Any = self.one.model_fields[self.bare].rebuild_annotation() if self.bare else self.one
+        says = f"At most {self.limits.max_inputs}. The answer is a list in the same order."
+        fields: dict[str, Any] = {self.plural: (list[inner], Field(description=says))}
+        config = ConfigDict(extra="forbid", strict=self.one.model_config.get("strict", False))
+        made: type[BaseModel] = create_model(f"Many{self.one.__name__}s", __config__=config, **fields)
+        return made
+
+    def parse(self, body: bytes) -> tuple[list[Row], bool]:
+        """The inputs a body asks about, and whether it asked for many. Raises Refusal (400, 413 or 422)."""
+        tree = self._tree(body)
+        if many := self.plural in tree:
+            self._check_number(tree)
+        try:
+            if not many:
+                return [dict(self.one.model_validate(tree))], False
+            listed = getattr(self.many.model_validate(tree), self.plural)
+        except ValidationError as error:
+            raise self._refused(error) from None
+        return [{self.bare: item} if self.bare else dict(item) for item in listed], True
+
+    def _tree(self, body: bytes) -> dict[str, Any]:
+        try:
+            tree = from_json(body, allow_inf_nan=False)
+        except ValueError as error:
+            raise Refusal(400, "invalid_json", f"The body is not JSON: {error}.") from None
+        if not isinstance(tree, dict):
+            raise Refusal(422, "invalid_request", f"The body must be a JSON object such as {self.example}.")
+        # a key that stands twice is found by its bytes; they may also be a value, so a slower look decides
+        if any(body.count(b'"%s"' % key.encode()) > 1 for key in tree):
+            json.loads(body, object_pairs_hook=_no_key_twice)
+        return tree
+
+    def _check_number(self, tree: dict[str, Any]) -> None:
+        if tree.keys() & self.one.model_fields.keys():
+            raise Refusal(422, "invalid_request", f"Give either one input, {self.example}, or {self.plural}, not both.")
+        listed = tree[self.plural]
+        if not isinstance(listed, list):
+            return  # pydantic says so
+        if not listed:
+            raise Refusal(422, "empty", f"{self.plural} is an empty list. Give at least one.")
+        if len(listed) > (most := self.limits.max_inputs):
+            message = f"{len(listed)} {self.plural} in one request; at most {most} are accepted. Split it."
+            raise Refusal(413, f"too_many_{self.plural}", message)
+
+    @cached_property
+    def example(self) -> str:
+        """One input, as JSON."""
+        return json.dumps({name: "..." for name in self.one.model_fields})
+
+    def _refused(self, error: ValidationError) -> Refusal:
+        """pydantic's first complaint as one sentence that never repeats the person's text."""
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")[:80]
+        kind = first["type"]
+        if kind == "extra_forbidden":
+            return Refusal(422, "unknown_key", f"{where} is not a key of a request. Keys: {', '.join(self.keys)}.")
+        if kind == "missing":
+            return Refusal(422, "missing_key", f"{where} is missing. Send {self.example}, or a list: {self.plural}.")
+        if kind == "value_error":
+            return Refusal(422, "invalid_value", f"{where} {first['ctx']['error']}.")
+        wanted = {"string_type": "a string", "list_type": "a list", "model_type": "an object"}.get(kind)
+        return Refusal(422, "invalid_type", f"{where} must be {wanted}." if wanted else f"{where}: {first['msg']}.")
 
 
-def _check_many(texts: list[str], limits: Limits) -> None:
-    if not texts:
-        raise Refusal(422, "empty_text", "texts is an empty list. Give at least one text.")
-    if len(texts) > limits.max_texts:
-        raise Refusal(
-            413,
-            "too_many_texts",
-            f"{len(texts)} texts in one request; at most {limits.max_texts} are accepted. Split it.",
-        )
-    for index, text in enumerate(texts):
-        if not _visible.search(text):
-            raise Refusal(
-                422, "empty_text", f"texts[{index}] is empty. Give at least one character that is not white space."
-            )
-
-
-def _refused(error: ValidationError) -> Refusal:
-    """pydantic's first complaint as one sentence that never repeats the person's text."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in first["loc"])
-    kind = first["type"]
-    if kind == "json_invalid":
-        detail = first["msg"].removeprefix("Invalid JSON: ")
-        return Refusal(400, "invalid_json", f"The body is not JSON: {detail}.")
-    if kind == "extra_forbidden":
-        return Refusal(422, "unknown_key", f"{where} is not a key of a request. Keys: text, texts.")
-    if not where:
-        return Refusal(422, "invalid_request", 'The body must be a JSON object such as {"text": "..."}.')
-    wanted = {"string_type": "a string", "list_type": "a list of strings"}.get(kind)
-    return Refusal(422, "invalid_type", f"{where} must be {wanted}." if wanted else f"{where}: {first['msg']}.")
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Refusal(400, "invalid_json", f"The key {dump(twice).decode():.60} stands twice in one object.")
+    return found
 
 
 def too_large(limits: Limits) -> Refusal:
     """The connection is closed, for the rest of the body has not been read."""
-    message = f"The body is larger than {limits.max_body_bytes} bytes. Send fewer or shorter texts in one request."
+    message = f"The body is larger than {limits.max_body_bytes} bytes. Send less in one request."
     return Refusal(413, "body_too_large", message, [(b"connection", b"close")])
+
+
+def too_slow(limits: Limits) -> Refusal:
+    message = f"The body had not come after {limits.max_body_s:g} s."
+    return Refusal(408, "body_too_slow", message, [(b"connection", b"close")])
 
 
 def overloaded(retry_after_s: int) -> Refusal:

@@ -61,12 +61,13 @@ def settings(folder: Path) -> dict[str, str]:
     values = LOOPBACK | {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        # Ray holds a stopping replica open for 30 s, for load balancers that poll; ours is told at once and retries.
+        # Ray holds a stopping replica open for 30 s, for load balancers that poll; ours is told at once and retries
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
-        # HAProxy would describe each request to a Python process, for Ray's own metrics: a tenth of an answer's cost
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "90",  # of silence; Ray gives an hour, and places run out
+        # HAProxy would describe each request to a Python process, for Ray's metrics: a tenth of an answer's cost
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }

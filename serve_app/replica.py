@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from ray import serve
 
+from bigmodel.predictor import Predictor
 from serve_app import ray_host
 from serve_app.batching import Batcher, Batching
 from serve_app.endpoint import Endpoint
 from serve_app.metrics import Metrics
 from serve_app.options import ServeOptions
-from serve_app.protocol import Answer, Limits
+from serve_app.protocol import Answer, Form, Limits, Row
 
 SWITCH_S = 0.0005
 """How long a thread may keep Python's lock while another wants it: the model's wants it at every torch call."""
@@ -27,37 +28,39 @@ class Replica:
     def __init__(self, options: ServeOptions) -> None:
         import torch
 
-        from bigmodel.predictor import Predictor
-
         ray_host.close_internal_port()
         torch.set_num_threads(max(1, int(options.num_cpus)))
         sys.setswitchinterval(SWITCH_S)
         device = "cuda" if options.num_gpus else "cpu"
-        self._predictor = Predictor.load(options.model, device=device, precision=options.precision)
-        self._predictor.check_golden()
-        self._metrics = Metrics(options.word, serve.get_replica_context().replica_id.unique_id)
-        how = Batching(max_tokens=options.max_batch_tokens, pads=self._predictor.pads)
-        self._batcher: Batcher[str, Answer] = Batcher(self._work, how, self._metrics.ran)
-        self._options = options
+        predictor = Predictor.load(options.model, device=device, precision=options.precision)
+        predictor.check_golden()
+        self._endpoint = assemble(options, predictor, serve.get_replica_context().replica_id.unique_id)
 
     def __serve_build_asgi_app__(self) -> Endpoint:
-        options = self._options
-        return Endpoint(
-            options.word,
-            self._ask,
-            self._metrics,
-            Limits(options.max_texts, options.max_body_bytes),
-            lambda: self._batcher.num_waiting,
-            options.max_waiting,
-            options.retry_after_s,
-        )
+        return self._endpoint
 
-    async def _ask(self, texts: list[str]) -> list[Answer]:
-        return await self._batcher.ask(texts, [len(text) for text in texts])
 
-    def _work(self, texts: list[str]) -> Sequence[Answer]:
-        """In the model's thread: tokenisation and the model, both outside the event loop."""
-        return self._predictor.predict([{"text": text} for text in texts], self._options.max_batch_tokens)
+def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpoint:
+    """HTTP in front, the model behind, batches between."""
 
-    def __del__(self) -> None:
-        self._batcher.close()
+    def work(inputs: list[Row]) -> Sequence[Answer]:
+        """In the model's thread: encoding and the model, both outside the event loop."""
+        return predictor.predict(inputs, options.max_batch_tokens)
+
+    async def ask(inputs: list[Row]) -> list[Answer]:
+        return await batcher.ask(inputs, [size(row) for row in inputs])
+
+    metrics = Metrics(options.word, replica)
+    how = Batching(max_tokens=options.max_batch_tokens, pads=predictor.pads)
+    batcher: Batcher[Row, Answer] = Batcher(work, how, metrics.ran)
+    task, processor = predictor.task, predictor.processor
+    limits = Limits(options.max_inputs, options.max_body_bytes, options.max_body_s)
+    form = Form(task.request(processor), task.answer(processor), limits)
+    return Endpoint(
+        options.word, ask, metrics, form, lambda: batcher.num_waiting, options.max_waiting, options.retry_after_s
+    )
+
+
+def size(row: Row) -> int:
+    """What an input costs, as far as it is known before it is encoded: its characters."""
+    return sum(len(value) for value in row.values() if isinstance(value, str)) or 1

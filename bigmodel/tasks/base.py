@@ -83,4 +83,7 @@ class Task(Protocol):
         """Held-out loss and the task's metrics, the goal's among them."""
 
     def request(self, processor: Any) -> type[Any]:
-        """The pydantic model of one input of the endpoint."""
+        """The pydantic model of one input of the endpoint, which becomes the row to predict."""
+
+    def answer(self, processor: Any) -> type[Any]:
+        """The pydantic model of one answer: what the endpoint's document says of it."""

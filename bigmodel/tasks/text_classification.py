@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -217,6 +217,26 @@ def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
 
 
 def request(processor: Any) -> type[BaseModel]:
+    from pydantic import AfterValidator, ConfigDict, Field, create_model
+
+    def not_blank(text: str) -> str:
+        if tokenizer.is_blank(text):
+            raise ValueError("is empty: give at least one character that is not white space")
+        return text
+
+    text = Annotated[str, AfterValidator(not_blank), Field(description="The text to classify.")]
+    return create_model("Text", __config__=ConfigDict(extra="forbid", strict=True), text=(text, ...))
+
+
+def answer(processor: Any) -> type[BaseModel]:
     from pydantic import Field, create_model
 
-    return create_model("Text", text=(str, Field(min_length=1, description="The text to classify.")))
+    return create_model(
+        "Label",
+        label=(str, ...),
+        score=(float, Field(description="Probability of `label`.")),
+        scores=(dict[str, float], Field(description="Probability of every label.")),
+        truncated=(bool, Field(default=False, description="There and true if the model read only the beginning.")),
+        tokens=(int | None, Field(default=None, description="Tokens of the text, if truncated.")),
+        tokens_read=(int | None, Field(default=None, description="Tokens the model read, if truncated.")),
+    )

@@ -29,6 +29,11 @@ def normalize(text: str) -> str:
     return _space.sub(" ", unicodedata.normalize("NFC", text)).strip(" ")
 
 
+def is_blank(text: str) -> bool:
+    """Whether normalize() leaves nothing of it."""
+    return not text or _space.fullmatch(text) is not None
+
+
 def is_text(text: str) -> bool:
     """No half of a surrogate pair: no file has one, but what a program sends may."""
     try:
