@@ -10,9 +10,11 @@ of the sources' content and of everything that shaped it; whoever comes next wit
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -238,6 +240,8 @@ def _clean_piece(piece: Piece) -> dict[str, int]:
     """Clean a piece of a file: rows with line and md5 to `out`, refused ones beside it."""
     data, out = piece.experiment.data, Path(piece.out)
     task = tasks.get(piece.experiment.task)
+    if not out.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out.parent))
     num_rows, held = 0, list[Placed]()
     with Quarantine(out.with_suffix(".bad")) as refused, _CleanedFile(out, piece.source, task) as file:
         for item in clean(piece.source, task, task.columns(data), read_options(data), piece.groups):
@@ -361,8 +365,8 @@ def _ray_map(work: Callable[[Any], dict[str, int]], units: Sequence[Any]) -> lis
     """The same units as tasks of Ray Data, on whatever nodes; the folder must be shared among them."""
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     numbered = ray.data.from_items([{"i": i} for i in range(len(units))], override_num_blocks=len(units))
     done = numbered.map(partial(_attempt, work, units)).take_all()
     for failed in done:
@@ -379,6 +383,8 @@ def _attempt(work: Callable[[Any], dict[str, int]], units: Sequence[Any], item: 
     except BigmodelError as error:
         return answer | {"error": type(error).__name__, "message": str(error)}
     except OSError as error:
-        where = f"{error.filename or 'the folder of prepared data'} on {os.uname().nodename}"
-        reason = f"{error.strerror or error}. Nodes of a cluster must share the folder: name one with data.cache"
-        return answer | {"error": ResourceError.__name__, "message": f"{where}: {reason}"}
+        where = f"{error.filename or 'prepared data'}: cannot be written on {os.uname().nodename}"
+        reason = f"{where}: {error.strerror or error}"
+        if isinstance(error, FileNotFoundError):
+            reason += ". The nodes of a cluster must share the folder of prepared data: name one with data.cache"
+        return answer | {"error": ResourceError.__name__, "message": reason}

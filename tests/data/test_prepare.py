@@ -18,7 +18,7 @@ import pytest
 from pyarrow import parquet
 
 from bigmodel.data import arrow
-from bigmodel.data.prepare import prepare
+from bigmodel.data.prepare import Piece, _attempt, _clean_piece, prepare
 from bigmodel.errors import ConfigError, DataError, ResourceError
 from bigmodel.experiment import Experiment
 
@@ -534,6 +534,16 @@ def test_ray_data_prepares_the_same_folder_to_the_byte(folder: Path, monkeypatch
             prepare(experiment(folder, test="test.csv", distributed="always"))
     finally:
         ray.shutdown()
+
+
+def test_a_node_that_does_not_share_the_folder_says_so(folder: Path) -> None:
+    elsewhere = Piece(experiment(folder), str(folder / "train.csv"), None, str(folder / "not-mounted-here/00000.arrow"))
+    answer = _attempt(_clean_piece, [elsewhere], {"i": 0})
+    assert answer["error"] == "ResourceError"
+    assert answer["message"].startswith(f"{folder}/not-mounted-here")
+    assert (
+        "The nodes of a cluster must share the folder of prepared data: name one with data.cache" in answer["message"]
+    )
 
 
 def test_row_groups_of_parquet_are_pieces_that_keep_their_line_numbers(
