@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 import yaml
 from contract import strangers
-from contract.members import MEMBERS, Member
+from contract.members import MEMBERS, Member, asked_in
 
-from bigmodel import pipeline, tasks
-from bigmodel.data.clean import read_options
-from bigmodel.data.sources import open_rows
+from bigmodel import pipeline
 from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.training.fit import fit
@@ -67,15 +65,7 @@ def predictor(run) -> Predictor:
 
 @pytest.fixture(scope="session")
 def questions(experiment) -> Rows:
-    return questions_of(experiment)
-
-
-def questions_of(experiment: Experiment) -> Rows:
-    """What the rows of the member's file ask, as they stand there: role -> value, without the targets."""
-    task, data = tasks.get(experiment.task), experiment.data
-    asked = {role: column for role, column in task.columns(data).items() if role not in task.targets}
-    _, records = open_rows(data.train, read_options(data))
-    return [{role: record.values[column] for role, column in asked.items()} for record in records]
+    return asked_in(experiment)
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +75,7 @@ def answered_by_strangers(files, runs, tmp_path_factory) -> dict[str, list[dict[
         str(member): {
             "task": member.task,
             "path": str(runs(member).model),
-            "rows": questions_of(pipeline.read_experiment(files(member))),
+            "rows": asked_in(pipeline.read_experiment(files(member))),
         }
         for member in MEMBERS
     }

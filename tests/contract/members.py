@@ -13,6 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bigmodel import tasks
+from bigmodel.data.clean import read_options
+from bigmodel.data.sources import open_rows
+from bigmodel.experiment import Experiment, TokenizerConfig
+
 
 @dataclass(frozen=True)
 class Work:
@@ -50,6 +55,15 @@ class Member:
         }
 
 
+def asked_in(experiment: Experiment) -> list[dict[str, Any]]:
+    """What the rows of a member's file ask, as they stand there: role -> value, without the targets."""
+    task, data = tasks.get(experiment.task), experiment.data
+    asked = {role: column for role, column in task.columns(data).items() if role not in task.targets}
+    assert isinstance(data.train, str)
+    _, records = open_rows(data.train, read_options(data))
+    return [{role: record.values[column] for role, column in asked.items()} for record in records]
+
+
 def write_texts(file: Path) -> None:
     """24 texts with one of three labels at random, to be learnt by heart; the last is longer than a model reads."""
     rng = random.Random(0)
@@ -69,7 +83,6 @@ def tiny_bert(folder: Path) -> str:
     import torch
     from transformers import AutoModel, BertConfig
 
-    from bigmodel.experiment import TokenizerConfig
     from bigmodel.tasks import tokenizer
 
     words = [first + vowel + second for first, vowel, second in itertools.product(CONSONANTS, VOWELS, CONSONANTS)]

@@ -19,20 +19,22 @@ import pytest
 import torch
 import yaml
 from contract import strangers
-from contract.conftest import questions_of
-from contract.members import MEMBERS, WORK
+from contract.members import MEMBERS, WORK, asked_in
 
 import bigmodel.models  # noqa: F401  registers our architectures with transformers
 from bigmodel import pipeline, tasks
+from bigmodel.data.clean import clean, read_options
 from bigmodel.errors import ConfigError, DataError, Interrupted
+from bigmodel.evaluation.evaluate import evaluate
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit
-from serve_app.batching import Batcher
+from serve_app.batching import Batcher, Batching
 from serve_app.endpoint import Endpoint
 from serve_app.metrics import Metrics
-from serve_app.protocol import Limits
+from serve_app.protocol import Form, Limits
+from serve_app.replica import size
 
 WHOLE = 1 << 20  # padded tokens: all rows in one batch
 
@@ -73,6 +75,13 @@ def test_what_else_is_asked_never_changes_an_answer(predictor, questions):
     agree(predictor.predict(questions[::-1], max_tokens=WHOLE)[::-1], alone, 1e-5)
 
 
+def test_what_else_is_asked_changes_nothing_in_bf16_but_its_last_digits(run, questions):
+    predictor = Predictor.load(run.model, precision="bf16")
+    alone = [predictor.predict([question])[0]["scores"] for question in questions]
+    together = [answer["scores"] for answer in predictor.predict(questions, max_tokens=WHOLE)]
+    agree([{"scores": scores} for scores in together], [{"scores": scores} for scores in alone], 0.02)
+
+
 def test_the_model_itself_answers_alike_alone_and_padded(predictor, questions):
     """As a notebook would call it: without the Predictor's own ways."""
     samples = predictor.encode(questions)
@@ -99,19 +108,33 @@ def evaluated(experiment, run, tmp_path_factory) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.read_text("utf-8").splitlines()]
 
 
-def test_the_endpoint_answers_what_was_scored_row_by_row(predictor, questions, evaluated):
-    agree(asyncio.run(asked_over_http(predictor, questions)), evaluated, 1e-6)
+@pytest.fixture(scope="session")
+def endpoint_answers(predictor, questions) -> list[dict[str, Any]]:
+    return asyncio.run(asked_over_http(predictor, questions))
+
+
+def test_the_endpoint_answers_what_was_predicted_row_by_row(endpoint_answers, evaluated):
+    agree(endpoint_answers, evaluated, 1e-6)
+
+
+def test_the_endpoints_answers_have_the_score_that_evaluation_reports(experiment, predictor, endpoint_answers):
+    data, task = experiment.data, predictor.task
+    placed = list(clean(data.train, task, task.columns(data), read_options(data)))
+    rows = [found.row for found in placed]
+    report = evaluate(predictor, rows, lambda row: (placed[row].source, placed[row].line))
+    assert task.score(endpoint_answers, rows) == pytest.approx(report["metrics"], abs=1e-6)
 
 
 async def asked_over_http(predictor: Predictor, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All questions at once to the replica's endpoint, each a request: they share batches as they come."""
-    metrics = Metrics("model", "here")
-    batcher: Batcher[Any, Any] = Batcher(lambda texts: predictor.predict([{"text": t} for t in texts]), ran=metrics.ran)
+    """All questions at once to a replica's endpoint, each a request: they share batches as they come."""
+    metrics, task = Metrics("model", "here"), predictor.task
+    batcher: Batcher[Any, Any] = Batcher(predictor.predict, Batching(pads=predictor.pads), metrics.ran)
 
-    async def ask(texts: list[str]) -> Any:
-        return await batcher.ask(texts, [len(text) for text in texts])
+    async def ask(rows: list[dict[str, Any]]) -> Any:
+        return await batcher.ask(rows, [size(row) for row in rows])
 
-    endpoint = Endpoint("model", ask, metrics, Limits(), lambda: batcher.num_waiting, 1024, 1)
+    form = Form(task.request(predictor.processor), task.answer(predictor.processor), Limits())
+    endpoint = Endpoint("model", ask, metrics, form, lambda: batcher.num_waiting, 1024, 1)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(endpoint), base_url="http://here") as client:
         replies = await asyncio.gather(*(client.post("/models/model/predict", json=question) for question in questions))
     batcher.close()
@@ -127,7 +150,7 @@ def test_ray_serve_answers_what_was_scored(files, runs, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with serving(run.model, port, tmp_path / "said.txt") as url:
-        found = [httpx.post(url, json=question, trust_env=False).json() for question in questions_of(experiment)]
+        found = [httpx.post(url, json=question, trust_env=False).json() for question in asked_in(experiment)]
     agree(found, [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text("utf-8").splitlines()], 1e-6)
 
 
