@@ -50,7 +50,9 @@ def clean(
 def _check_columns(source: str, wanted: Mapping[str, str], names: Sequence[str]) -> None:
     for role, column in wanted.items():
         if column not in names:
-            some = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+            some = ", ".join(" ".join(name.split()) for name in names[:SHOWN]) + (
+                f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            )
             raise DataError(
                 f"{source}: no column '{column}'.{did_you_mean(column, names)} Columns: {some}. "
                 f"Name the one that holds the {role} with data.{role}=NAME"

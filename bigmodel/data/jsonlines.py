@@ -84,8 +84,8 @@ def _array(text: str, source: str) -> Iterator[Record | Bad]:
         if (between := _between.match(text, end)) is None:
             raise DataError(f"{source}:{number}: this JSON array breaks off after the element on this line")
         sign, at = between[1], between.end()
-    if text[at:].strip():
-        raise DataError(f"{source}: something follows the JSON array: {excerpt(text[at:].strip()):.40}")
+    if rest := text[at:].strip():
+        raise DataError(f"{source}: something follows the JSON array: {excerpt(rest.splitlines()[0]):.40}")
 
 
 def _end(text: str, at: int) -> int:
