@@ -20,6 +20,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 # oneDNN makes a kernel for every new shape of a bf16 product, which takes longer than the product: so, few shapes
 ROUND_TOKENS, ROUND_ROWS = 32, 8
+Pair = tuple[Tensor, Tensor]  # weight, bias
 
 
 @dataclass(frozen=True)
@@ -47,33 +48,32 @@ class PackedBertForSequenceClassification(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         embeddings = bert.embeddings
-        self.words = self._cast(embeddings.word_embeddings.weight)
-        self.places = self._cast(embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0])
-        self.norm = self._pair(embeddings.LayerNorm)
+        self.words = embeddings.word_embeddings.weight.detach()
+        self.places = (embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]).detach()
+        self.norm = norm(embeddings.LayerNorm)
         self.layers = [self._layer(layer) for layer in bert.encoder.layer]
         self.pooler, self.classifier = self._pair(bert.pooler.dense), self._pair(model.classifier)
 
     def _cast(self, weight: Tensor) -> Tensor:
         return weight.detach().to(self.dtype).contiguous()
 
-    def _pair(self, *modules: Any) -> tuple[Tensor, Tensor]:
-        """Weight and bias; of several modules, one above the other, so that one product does for all."""
-        return (
-            self._cast(torch.cat([module.weight for module in modules])),
-            self._cast(torch.cat([module.bias for module in modules])),
-        )
+    def _pair(self, module: Any) -> Pair:
+        return self._cast(module.weight), self._cast(module.bias)
 
-    def _layer(self, layer: Any) -> dict[str, tuple[Tensor, Tensor]]:
+    def _layer(self, layer: Any) -> dict[str, Pair]:
         attention, output = layer.attention.self, layer.attention.output
+        parts = (attention.query, attention.key, attention.value)  # one above the other: one product does for all three
+        weight, bias = self._cast(torch.cat([p.weight for p in parts])), self._cast(torch.cat([p.bias for p in parts]))
+        size = len(attention.query.bias)
         return {
-            "query": self._pair(attention.query),
-            "key_value": self._pair(attention.key, attention.value),
-            "query_key_value": self._pair(attention.query, attention.key, attention.value),
+            "query": (weight[:size], bias[:size]),
+            "key_value": (weight[size:], bias[size:]),
+            "query_key_value": (weight, bias),
             "mixed": self._pair(output.dense),
-            "mixed_norm": self._pair(output.LayerNorm),
+            "mixed_norm": norm(output.LayerNorm),
             "wide": self._pair(layer.intermediate.dense),
             "narrow": self._pair(layer.output.dense),
-            "narrow_norm": self._pair(layer.output.LayerNorm),
+            "narrow_norm": norm(layer.output.LayerNorm),
         }
 
     def forward(
@@ -90,32 +90,36 @@ class PackedBertForSequenceClassification(nn.Module):
                 x = self._after(layer, self._attend(layer, x, layout), x)  # (N, H)
             last = self.layers[-1]
             x = self._after(last, self._attend_first(last, x, layout), x[layout.first])  # (B, H)
-            logits = F.linear(torch.tanh(F.linear(x, *self.pooler)), *self.classifier)  # (B, K)
+            pooled = torch.tanh(self._linear(x, self.pooler))
+            logits = self._linear(pooled, self.classifier)  # (B, K)
             return SequenceClassifierOutput(logits=logits[layout.back])
 
-    def _normed(self, x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
+    def _linear(self, x: Tensor, pair: Pair) -> Tensor:
+        return F.linear(x.to(self.dtype), *pair)
+
+    def _normed(self, x: Tensor, norm: Pair) -> Tensor:
         return F.layer_norm(x, norm[0].shape, norm[0], norm[1], self.eps)
 
-    def _after(self, layer: dict[str, tuple[Tensor, Tensor]], attended: Tensor, x: Tensor) -> Tensor:
+    def _after(self, layer: dict[str, Pair], attended: Tensor, x: Tensor) -> Tensor:
         """What follows attention in a layer: mix, add, norm; widen, bend, narrow, add, norm."""
-        x = self._normed(F.linear(attended, *layer["mixed"]) + x, layer["mixed_norm"])
-        wide = self.activation(F.linear(x, *layer["wide"]))
-        return self._normed(F.linear(wide, *layer["narrow"]) + x, layer["narrow_norm"])
+        x = self._normed(self._linear(attended, layer["mixed"]) + x, layer["mixed_norm"])
+        wide = self.activation(self._linear(x, layer["wide"]))
+        return self._normed(self._linear(wide, layer["narrow"]) + x, layer["narrow_norm"])
 
-    def _attend(self, layer: dict[str, tuple[Tensor, Tensor]], x: Tensor, layout: Layout) -> Tensor:
+    def _attend(self, layer: dict[str, Pair], x: Tensor, layout: Layout) -> Tensor:
         """(N, H) to (N, H): every token looks at its sequence. In fp32, which takes less time than bf16 here."""
-        parts = F.linear(x, *layer["query_key_value"]).float().split(layout.sizes)
+        parts = self._linear(x, layer["query_key_value"]).float().split(layout.sizes)
         found = []
         for part, (count, length) in zip(parts, layout.runs, strict=True):
             heads = part.view(count, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, b, heads, T, H / heads)
             attended = F.scaled_dot_product_attention(heads[0], heads[1], heads[2])
             found.append(attended.transpose(1, 2).reshape(part.shape[0], -1))
-        return torch.cat(found).to(self.dtype)
+        return torch.cat(found)
 
-    def _attend_first(self, layer: dict[str, tuple[Tensor, Tensor]], x: Tensor, layout: Layout) -> Tensor:
+    def _attend_first(self, layer: dict[str, Pair], x: Tensor, layout: Layout) -> Tensor:
         """(N, H) to (B, H): the first token of every sequence looks at its sequence."""
-        queries = F.linear(x[layout.first], *layer["query"])
-        parts = F.linear(x, *layer["key_value"]).split(layout.sizes)
+        queries = self._linear(x[layout.first], layer["query"]).float()
+        parts = self._linear(x, layer["key_value"]).float().split(layout.sizes)
         found, begin = [], 0
         for part, (count, length) in zip(parts, layout.runs, strict=True):
             if begin == len(layout.order):
@@ -126,6 +130,10 @@ class PackedBertForSequenceClassification(nn.Module):
             found.append(attended.reshape(count, -1))
             begin += count
         return torch.cat([*found, queries[begin:]])
+
+
+def norm(module: Any) -> Pair:
+    return module.weight.detach(), module.bias.detach()
 
 
 def arrange(lengths: Tensor, rounded: bool) -> Layout:

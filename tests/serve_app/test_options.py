@@ -1,0 +1,72 @@
+"""What can be asked of a served model, and what is said to who asks for something else."""
+
+import pytest
+from ray.serve.schema import ServeDeploySchema
+
+from bigmodel.errors import ConfigError, ResourceError
+from serve_app.app import build
+from serve_app.options import ServeOptions, read_options
+from serve_app.start import fit_machine
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({}, "'model' is missing"),
+        ({"model": "m", "max_replica": 3}, "there is no 'max_replica'. Did you mean 'max_replicas'?"),
+        ({"model": "m", "min_replicas": 3}, r"max_replicas \(1\) is below min_replicas \(3\)"),
+        ({"model": "m", "max_replicas": 0}, "max_replicas .* greater than or equal to 1, not 0"),
+        ({"model": "m", "precision": "fp8"}, "precision .* 'fp32' or 'bf16', not 'fp8'"),
+        ({"model": "m", "name": "a/b"}, "name may have letters"),
+        ({"model": "m", "num_cpus": "two"}, "num_cpus .* 'two'"),
+    ],
+)
+def test_a_wrong_option_is_named(args, says):
+    with pytest.raises(ConfigError, match=says):
+        read_options(args)
+    with pytest.raises(ConfigError, match=f"args: .*{says}"):
+        build(args)
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(ConfigError) as told:
+        read_options({"modle": "m", "max_replicas": 0, "num_gpus": -1})
+    assert len(str(told.value).splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "word"),
+    [
+        ("runs/reviews/model", "", "reviews"),
+        ("models/bert-base", "", "bert-base"),
+        ("runs/reviews/model", "film", "film"),
+        ("runs/my reviews (2)/model", "", "my-reviews-2"),
+    ],
+)
+def test_a_model_is_called_like_its_run(model, name, word):
+    assert ServeOptions(model=model, name=name).word == word
+
+
+def test_more_replicas_than_a_machine_holds_are_refused_and_a_range_is_cut():
+    said = []
+    there = {"CPU": 2, "GPU": 0}
+    asked = ServeOptions(model="m", max_replicas=4)
+    assert fit_machine(asked, there, said.append).max_replicas == 2
+    assert said == ["This machine has room for 2 of 4 replicas; there will not be more."]
+    assert fit_machine(ServeOptions(model="m", max_replicas=4, num_cpus=0.5), there, said.append).max_replicas == 4
+    with pytest.raises(ResourceError, match="3 replicas of 1 CPU each need 3; this machine has 2. Lower min_replicas"):
+        fit_machine(ServeOptions(model="m", min_replicas=3, max_replicas=3), there, said.append)
+    with pytest.raises(ResourceError, match="1 replicas of 1 GPU each need 1; this machine has 0"):
+        fit_machine(ServeOptions(model="m", num_gpus=1), there, said.append)
+
+
+def test_the_application_autoscales_as_asked():
+    asked = build({"model": "runs/reviews/model", "min_replicas": 2, "max_replicas": 5})._bound_deployment
+    scaling = asked._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (2, 5)
+    assert asked._replica_config.ray_actor_options["num_cpus"] == 1
+
+
+def test_a_serve_config_file_names_the_builder():
+    file = {"applications": [{"name": "reviews", "import_path": "serve_app.app:build", "args": {"model": "m"}}]}
+    assert ServeDeploySchema.model_validate(file).applications[0].args == {"model": "m"}

@@ -1,0 +1,55 @@
+"""The form of requests for a task that is not text: what a later task gets without touching the endpoint."""
+
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.documents import openapi, page
+from serve_app.protocol import Form, Limits, Refusal
+
+
+class Person(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    age: int = Field(ge=0)
+    city: Literal["Lyon", "Wuhan"] | None = None
+
+
+class Guess(BaseModel):
+    income: float
+
+
+FORM = Form(Person, Guess, Limits(max_inputs=2))
+
+
+def test_an_input_of_several_fields_is_an_object_and_many_are_listed_whole():
+    assert FORM.parse(b'{"age": 3}') == ([{"age": 3, "city": None}], False)
+    many = b'{"inputs": [{"age": 3, "city": "Lyon"}, {"age": 4}]}'
+    assert FORM.parse(many) == ([{"age": 3, "city": "Lyon"}, {"age": 4, "city": None}], True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b'{"city": "Lyon"}', 422, "age is missing"),
+        (b'{"age": -1}', 422, "age: Input should be greater than or equal to 0."),
+        (b'{"age": 3, "city": "Rome"}', 422, "city: Input should be 'Lyon' or 'Wuhan'."),
+        (b'{"inputs": [{"age": 1}, {"age": "x"}]}', 422, "inputs[1].age"),
+        (b'{"inputs": [3]}', 422, "inputs[0] must be an object."),
+        (b'{"inputs": [{"age": 1}, {"age": 1}, {"age": 1}]}', 413, "3 inputs in one request; at most 2"),
+        (b'{"age": 1, "inputs": []}', 422, "not both"),
+        (b'{"age": 1, "agee": 1}', 422, "agee is not a key of a request. Keys: age, city, inputs."),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_place(body, status, says):
+    with pytest.raises(Refusal) as refused:
+        FORM.parse(body)
+    assert refused.value.status == status and says in refused.value.message
+
+
+def test_document_and_page_are_made_of_the_form():
+    schemas = openapi("people", FORM)["components"]["schemas"]
+    assert schemas["Person"]["properties"]["age"]["minimum"] == 0 and "income" in schemas["Guess"]["properties"]
+    text = page("people", FORM).decode()
+    assert 'name="age" data-kind="JSON"' in text and '{"age": "...", "city": "..."}' in text
