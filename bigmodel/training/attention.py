@@ -7,15 +7,14 @@ from typing import Any
 DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
 
 
-def use(model: Any, device: str, precision: str) -> None:
-    """Choose the kernel for a device and precision: by a rule, so that the same experiment takes the same one anywhere.
+def use(model: Any, device: str) -> None:
+    """Choose the kernel: by a rule, not by a measurement, so that the same experiment takes the same one.
 
-    torch's fused kernel cannot drop attention weights on a CPU: it falls back to plain products, which it computes in
-    fp32 for bf16 inputs. transformers' own plain products ("eager") stay in bf16, where the processor is fast.
+    torch's fused kernel cannot drop attention weights on a CPU: it falls back to plain products, computed in fp32 even
+    for bf16 inputs. transformers' own plain products ("eager") stay in bf16, and their dropout can be `BulkDropout`.
     """
     if model._supports_sdpa:
-        eager = device == "cpu" and precision == "bf16" and drops(model.config)
-        model.set_attn_implementation("eager" if eager else "sdpa")
+        model.set_attn_implementation("eager" if device == "cpu" and drops(model.config) else "sdpa")
 
 
 def drops(config: Any) -> bool:

@@ -34,6 +34,7 @@ from bigmodel.predictor import Predictor, autocast
 from bigmodel.tasks.base import Sample
 from bigmodel.training import attention, precision
 from bigmodel.training.checkpoint import Checkpoints
+from bigmodel.training.dropout import BulkDropout
 from bigmodel.training.events import Events, Listener
 from bigmodel.training.run import Run
 
@@ -94,6 +95,7 @@ class Trainer:
         except ModelError as e:
             raise ConfigError(str(e)) from None
         initialize(self.model, experiment.init, train.seed)
+        attention.use(self.model, self.worker.device)
         torch.nn.Module.to(self.model, self.worker.device).train()  # transformers' own `to` has lost its types
         self.optimizer = optim.build(experiment.optim, self.model)
         self.average = [p.detach().clone() for p in self.model.parameters()] if train.average else []
@@ -125,8 +127,7 @@ class Trainer:
         share /= self.over_workers(num_targets)
         loss = torch.zeros((), device=self.worker.device)
         for number, batch in enumerate(batches):
-            torch.manual_seed(self.seed(step, number))
-            with self.no_sync(number < len(batches) - 1), autocast(self.worker.device, self.precision):
+            with self.no_sync(number < len(batches) - 1), self.forward(step, number):
                 piece_loss = self.task.loss(self.wrapped, batch, self.experiment) * share
                 piece_loss.backward()
             loss += piece_loss.detach()
@@ -177,10 +178,15 @@ class Trainer:
             }
         return batch
 
-    def seed(self, step: int, number: int) -> int:
-        """Of dropout: another one for every step, micro-batch and worker."""
-        every = ((self.experiment.train.seed * 1_000_003 + step) * 1_024 + number) * 1_024 + self.worker.rank
-        return every % 2**63  # torch takes 64 bits
+    @contextmanager
+    def forward(self, step: int, number: int) -> Iterator[None]:
+        """Around a forward pass: precision, and random numbers that follow from step, micro-batch and worker."""
+        seed = self.experiment.train.seed
+        torch.manual_seed((((seed * 1_000_003 + step) * 1_024 + number) * 1_024 + self.worker.rank) % 2**63)
+        cpu = self.worker.device == "cpu"
+        dropout = BulkDropout(seed, step, number, self.worker.rank) if cpu else nullcontext()
+        with dropout, autocast(self.worker.device, self.precision):
+            yield
 
     def no_sync(self, unfinished: bool) -> Any:
         """Gradients of all but the last micro-batch stay with this worker."""
@@ -342,7 +348,6 @@ def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
         dist.broadcast_object_list(choice, device=torch.device(trainer.worker.device))
         decided = choice[0]
     trainer.precision = decided
-    attention.use(trainer.model, trainer.worker.device, decided)
 
 
 def _steps(trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Stop) -> None:

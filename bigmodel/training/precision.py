@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from bigmodel.predictor import autocast
-from bigmodel.training import attention
 
 REPEATS = 3
 GAIN = 1.1  # bf16 must be a tenth faster: it costs digits
@@ -24,7 +23,6 @@ def choose(model: Any, device: str, loss: Callable[[], Any]) -> tuple[str, dict[
     times: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for repeat in range(1 + REPEATS):
         for precision, taken in times.items():
-            attention.use(model, device, precision)
             start = time.perf_counter()
             with autocast(device, precision):
                 value = loss()

@@ -1,0 +1,44 @@
+"""Dropout whose random bits are drawn in bulk: on a CPU torch draws them one by one, a quarter of an encoder's step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+LEVELS = 1 << 16  # a rate is rounded to this fraction, and what stays is scaled by the rounded rate
+
+
+class BulkDropout(TorchFunctionMode):
+LEVELS = 1 << 16  # a rate is rounded to this fraction; what stays is scaled by the rounded rate
+
+    Neither torch's generator nor the number of threads matters.
+    """
+
+    def __init__(self, *seeds: int) -> None:
+        super().__init__()
+        self._bits = np.random.SFC64(seeds)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is functional.dropout:
+            return self._dropout(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if not training or p == 0.0:
+            return input
+        dropped = min(round(p * LEVELS), LEVELS - 1)
+        keep = self._draw(input.numel()).view(input.shape) >= dropped - LEVELS // 2
+        return input * keep.to(input.dtype).mul_(LEVELS / (LEVELS - dropped))
+
+    def _draw(self, count: int) -> Tensor:
+        """Uniform int16 (count,)."""
+        words: Any = self._bits.random_raw(-(-count // 4))
+        return torch.from_numpy(words.view(np.int16)[:count])
