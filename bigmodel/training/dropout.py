@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-LEVELS = 1 << 16  # a rate is rounded to this fraction; what stays is scaled by the rounded rate
+LEVELS = 1 << 16  # a rate is rounded to this fraction, and what stays is scaled by the rounded rate
 
 
 class BulkDropout(TorchFunctionMode):
-    """Inside the context `functional.dropout` takes its bits from one generator of these seeds.
+    """Inside `with`, every dropout of a CPU tensor draws its bits here: they follow from the seeds and the calls before.
 
     Neither torch's generator nor the number of threads matters.
     """
