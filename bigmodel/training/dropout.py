@@ -15,7 +15,7 @@ LEVELS = 1 << 16  # a rate is rounded to this fraction, and what stays is scaled
 
 
 class BulkDropout(TorchFunctionMode):
-    """Inside `with`, every dropout of a CPU tensor draws its bits here: they follow from the seeds and the calls before.
+    """Inside `with`, every dropout of a CPU tensor draws its bits here: they follow from the seeds and earlier calls.
 
     Neither torch's generator nor the number of threads matters.
     """

@@ -182,8 +182,10 @@ class Trainer:
     def forward(self, step: int, number: int) -> Iterator[None]:
         """Around a forward pass: precision, and random numbers that follow from step, micro-batch and worker."""
         seed = self.experiment.train.seed
-        torch.manual_seed((((seed * 1_000_003 + step) * 1_024 + number) * 1_024 + self.worker.rank) % 2**63)
         cpu = self.worker.device == "cpu"
+        # not torch.manual_seed, which takes a millisecond to tell devices that are not there
+        reseed = torch.default_generator.manual_seed if cpu else torch.cuda.manual_seed
+        reseed((((seed * 1_000_003 + step) * 1_024 + number) * 1_024 + self.worker.rank) % 2**63)
         dropout = BulkDropout(seed, step, number, self.worker.rank) if cpu else nullcontext()
         with dropout, autocast(self.worker.device, self.precision):
             yield
