@@ -67,6 +67,9 @@ def settings(folder: Path) -> dict[str, str]:
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "90",  # of silence; Ray gives an hour, and places run out
+        # an answer changes nothing: whose replica died may ask another, once or twice
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "2",
         # HAProxy would describe each request to a Python process, for Ray's metrics: a tenth of an answer's cost
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "TOKENIZERS_PARALLELISM": "false",

@@ -51,7 +51,7 @@ def serving(
 ) -> Iterator[str]:
     """The application up and answering inside the block; yields the base URL. Leaves nothing behind that it started."""
     if not (Path(options.model) / "config.json").is_file():
-        raise ConfigError(f"{options.model}: not a model directory (it has no config.json).")
+        raise ConfigError(f"{options.model}: not a model directory: it has no config.json")
     if address:
         ray = ray_host.join(address, host, port)
     else:

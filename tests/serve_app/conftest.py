@@ -100,6 +100,11 @@ class Client:
 
 
 @pytest.fixture(scope="session")
+def client_of() -> type[Client]:
+    return Client
+
+
+@pytest.fixture(scope="session")
 def client(model: Path) -> Iterator[Client]:
     """The endpoint of a tiny encoder, on uvicorn as in a replica, on loopback."""
     with running(model, max_inputs=8, max_body_bytes=20_000, max_body_s=1.0, max_waiting=64) as port:
