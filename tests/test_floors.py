@@ -35,7 +35,8 @@ FLOORS = [  # from the ground up; the longest name that fits a file says where i
     ["bigmodel.__main__"],
 ]
 KNOW_RAY = {"bigmodel.data.prepare", "bigmodel.training.fit", "bigmodel.cluster", "tune_jobs", "serve_app"}
-KNOW_MODELS = {"torch", "transformers", "huggingface_hub", "tokenizers", "safetensors"}
+KNOW_MODELS = {"torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy"}
+"""torch, transformers, and what transformers itself cannot be without."""
 HEAVY = {"torch", "ray", "transformers", "numpy", "pyarrow", "sklearn", "captum", "pydantic", "yaml", "rich"}
 
 
