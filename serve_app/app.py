@@ -48,7 +48,7 @@ def autoscaling(options: ServeOptions) -> AutoscalingConfig:
         max_replicas=options.max_replicas,
         target_ongoing_requests=options.target_ongoing_requests,
         look_back_period_s=look_back_s,
-        metrics_interval_s=min(1.0, look_back_s),
+        metrics_interval_s=min(1.0, look_back_s / 2),
         upscale_delay_s=max(options.upscale_delay_s, look_back_s),
         downscale_delay_s=max(options.downscale_delay_s, look_back_s),
         upscaling_factor=1.0,
