@@ -39,7 +39,7 @@ from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
 from bigmodel.tasks.base import Refused, Sample, Task
 
-VERSION = 2  # of the layout and of what preparation does; a change prepares anew
+VERSION = 3  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
 CLEANED = 8192  # rows in one batch of a cleaned file
 ENCODED = 2048  # rows encoded at once: what the tokenizer returns is large

@@ -127,5 +127,5 @@ def _pre_tokenizer(kind: str) -> Any:
     from tokenizers import pre_tokenizers
 
     if kind == "char":
-        return pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.FixedLength(1)])
+        return pre_tokenizers.FixedLength(1)  # blanks too: they part words, and the halves of a title
     return pre_tokenizers.BertPreTokenizer()  # at white space, around each punctuation mark

@@ -91,7 +91,8 @@ def test_characters_or_words_are_chosen_by_looking(texts: list[str], kind: str) 
 @pytest.mark.parametrize(
     ("kind", "texts", "text", "expected"),
     [
-        ("char", CHINESE, "味道 很好😀龘", ["味", "道", "很", "好", "😀", "[UNK]"]),
+        ("char", CHINESE, "味道很好😀龘", ["味", "道", "很", "好", "😀", "[UNK]"]),
+        ("char", ENGLISH, " a  good ", ["a", " ", "g", "o", "o", "d"]),
         ("char", ["e\u0301a", "ēa\u0323\u0301"] * 2, "e\u0301a", ["é", "a"]),
         ("word", ENGLISH, "A GOOD  film, isn't unseen", ["a", "good", "film", ",", "isn", "'", "t", "[UNK]"]),
         ("wordpiece", ENGLISH, "good", ["good"]),
