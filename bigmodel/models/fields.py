@@ -21,10 +21,11 @@ LEARNT = {
     "num_labels": "the training data", "max_position_embeddings": "data.max_length",
 }  # fmt: skip
 """Fields that no experiment sets, and what they follow from."""
-POSITIVE = {
-    "hidden_size", "embedding_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_filters",
-    "kernel_sizes", "ngram_orders", "ngram_buckets", "ngram_size",
+LEAST = {
+    "hidden_size": 1, "embedding_size": 1, "intermediate_size": 1, "num_hidden_layers": 1, "num_attention_heads": 1,
+    "num_filters": 1, "kernel_sizes": 1, "ngram_orders": 1, "ngram_buckets": 1, "ngram_size": 0,
 }  # fmt: skip
+"""The smallest value of a field, or of each number in its list."""
 
 
 class ModelError(ValueError):
@@ -69,11 +70,12 @@ def value_problem(config_class: type[PreTrainedConfig], key: str, value: Any) ->
         for number in (value if isinstance(value, list) else [value])
         if isinstance(number, (int, float)) and not isinstance(number, bool)
     ]
-    if POSITIVE & {key, name} and any(number < 1 for number in numbers):
-        return f"model.{key} is {value!r}, but must be at least 1"
+    least = LEAST.get(key, LEAST.get(name, -math.inf))
+    if any(number < least for number in numbers):
+        return f"model.{key} is {value!r}, but must be at least {least}"
     if ("drop" in name or name.endswith("_prob")) and any(not 0 <= number < 1 for number in numbers):
         return f"model.{key} is {value!r}, but a probability of dropping is at least 0 and below 1"
-    if name.endswith(("_range", "_eps")) and any(not 0 < number < math.inf for number in numbers):
+    if name.endswith(("_range", "_eps", "_scale")) and any(not 0 < number < math.inf for number in numbers):
         return f"model.{key} is {value!r}, but must be above 0"
     return None
 

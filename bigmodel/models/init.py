@@ -58,12 +58,13 @@ def filler(scheme: str, std: float) -> Fill:
 def plan(model: nn.Module, scheme: str, fill: Fill, std: float) -> Iterator[tuple[str, Tensor, Fill]]:
     """(name, parameter, how to fill it) of each parameter once; those that stay as they are do not appear."""
     seen: set[int] = set()
+    at_zero = getattr(model, "starts_at_zero", ())  # modules; an architecture knows its tables of weights from vectors
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen:  # tied weights belong to the module that comes first
                 continue
             seen.add(id(parameter))
-            fills = choose(module, name, parameter, scheme, fill, std)
+            fills = constant(0.0) if path in at_zero else choose(module, name, parameter, scheme, fill, std)
             if fills is not None:
                 yield f"{path}.{name}" if path else name, parameter, fills
 

@@ -26,7 +26,8 @@ class TextCNNConfig(PreTrainedConfig):
     num_filters        filters of each width
     ngram_orders       lengths of the n-grams in the bag, such as [1, 2, 3]; [] is no bag
     ngram_buckets      rows of the n-gram table; n-grams that share a row are told apart by their neighbours only
-    ngram_size         width of an n-gram's vector
+    ngram_size         width of an n-gram's vector; 0 gives an n-gram a weight for each label instead
+    ngram_scale        what such weights count: they learn so many times faster than the rest, as each is met rarely
     embedding_dropout  probability that a component of a token's vector is dropped
     dropout            the same for the features the classifier sees
     initializer_range  deviation of the weights that `init: normal` draws
@@ -41,6 +42,7 @@ class TextCNNConfig(PreTrainedConfig):
     ngram_orders: list[int] = field(default_factory=list)
     ngram_buckets: int = 65_536
     ngram_size: int = 32
+    ngram_scale: float | int = 10.0
     embedding_dropout: float | int = 0.0
     dropout: float | int = 0.5
     pad_token_id: int | None = 0
@@ -60,6 +62,10 @@ class TextCNNForSequenceClassification(PreTrainedModel):
 
     With `ngram_orders` the mean vector of the text's n-grams stands beside the maxima (fastText: Joulin et al., 2016,
     arXiv:1607.01759). The n-grams are hashed here, from input_ids: the model directory needs nothing else.
+
+    With `ngram_size` 0 the n-grams vote: each adds its weight for every label, from 0, a linear model of its own beside
+    the network (wide & deep: Cheng et al., 2016, arXiv:1606.07792). The answer is the mean of the two logits, and in
+    training a text is read by one of the two: the quicker one would otherwise explain it to the other's loss.
     """
 
     config_class = TextCNNConfig
@@ -67,16 +73,23 @@ class TextCNNForSequenceClassification(PreTrainedModel):
 
     def __init__(self, config: TextCNNConfig) -> None:
         super().__init__(config)
-        self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, config.pad_token_id)
+        self.embeddings = None  # n-grams alone need no vectors of tokens
+        if config.kernel_sizes:
+            self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, config.pad_token_id)
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(config.embedding_size, config.num_filters, size, padding=size - 1) for size in config.kernel_sizes
         )
-        bag = config.ngram_size if config.ngram_orders else 0
-        # not an EmbeddingBag: its backward pass on a CPU takes twice as long
-        self.ngrams = nn.Embedding(config.ngram_buckets + 1, bag, padding_idx=0) if bag else None
+        num_labels, num_features = len(config.id2label or {}), config.num_filters * len(config.kernel_sizes)
+        self.votes = bool(config.ngram_orders) and not config.ngram_size
+        self.starts_at_zero = {"ngrams"} if self.votes else set()
+        self.ngrams = None
+        if config.ngram_orders:
+            # not an EmbeddingBag: its backward pass on a CPU takes twice as long
+            self.ngrams = nn.Embedding(config.ngram_buckets + 1, config.ngram_size or num_labels, padding_idx=0)
+            num_features += config.ngram_size
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.num_filters * len(config.kernel_sizes) + bag, len(config.id2label or {}))
+        self.classifier = nn.Linear(num_features, num_labels) if num_features else None
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
@@ -90,21 +103,56 @@ class TextCNNForSequenceClassification(PreTrainedModel):
         assert given is not None, "the model needs input_ids or inputs_embeds"
         order, real = reading_order(attention_mask, given)  # (B, T)
         ids = None if input_ids is None else input_ids.gather(1, order)
-        features = []
-        if self.convolutions:
-            if inputs_embeds is None:
-                embedded = self.embeddings(ids)
-            else:
-                embedded = inputs_embeds.gather(1, order[..., None].expand_as(inputs_embeds))
-            features += self.maxima(self.embedding_dropout(embedded) * real[..., None])
-        if self.ngrams is not None:
-            assert ids is not None, "n-grams are made of input_ids: give them beside inputs_embeds"
-            rows = hash_ngrams(ids, real, self.config.ngram_orders, self.config.ngram_buckets)
-            share = (rows > 0) / (rows > 0).sum(1, keepdim=True).clamp(min=1)
-            features.append((self.ngrams(rows) * share[..., None].to(self.ngrams.weight.dtype)).sum(1))  # (B, D)
-        logits = self.classifier(self.dropout(torch.cat(features, dim=-1)))  # (B, K)
+        if inputs_embeds is not None:
+            inputs_embeds = inputs_embeds.gather(1, order[..., None].expand_as(inputs_embeds))
+        if not self.votes:
+            logits = self.network(ids, real, inputs_embeds)
+        elif self.classifier is None:
+            logits = self.vote(ids, real)
+        elif self.training and len(real) > 1:
+            logits = self.by_turns(ids, real, inputs_embeds)
+        else:
+            logits = (self.network(ids, real, inputs_embeds) + self.vote(ids, real)) / 2
         loss = None if labels is None else functional.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def network(self, ids: Tensor | None, real: Tensor, embedded: Tensor | None) -> Tensor:
+        """Logits (B, K) of the convolutions and of the n-grams' vectors."""
+        features = []
+        if self.embeddings is not None:
+            embedded = self.embeddings(ids) if embedded is None else embedded
+            features += self.maxima(self.embedding_dropout(embedded) * real[..., None])
+        if self.ngrams is not None and not self.votes:
+            total, count = self.bag(ids, real)
+            features.append(total / count)  # (B, D)
+        assert self.classifier is not None, "without features there is no network"
+        logits: Tensor = self.classifier(self.dropout(torch.cat(features, dim=-1)))
+        return logits
+
+    def vote(self, ids: Tensor | None, real: Tensor) -> Tensor:
+        """Logits (B, K) of the n-grams' weights. Over the root of their number: a long text has more to say."""
+        total, count = self.bag(ids, real)
+        scale: float = self.config.ngram_scale
+        return total * (scale / count.sqrt())
+
+    def bag(self, ids: Tensor | None, real: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum over the text's n-grams (B, D), and their number (B, 1), at least 1."""
+        assert self.ngrams is not None, "without n-grams there is no bag"
+        assert ids is not None, "n-grams are made of input_ids: give them beside inputs_embeds"
+        rows = hash_ngrams(ids, real, self.config.ngram_orders, self.config.ngram_buckets)
+        present = rows > 0
+        total = (self.ngrams(rows) * present[..., None].to(self.ngrams.weight.dtype)).sum(1)
+        return total, present.sum(1, keepdim=True).clamp(min=1).to(total.dtype)
+
+    def by_turns(self, ids: Tensor | None, real: Tensor, embedded: Tensor | None) -> Tensor:
+        """Logits (B, K) for training: a random half of the texts is read by the network, the others' n-grams vote."""
+        assert ids is not None, "n-grams are made of input_ids: give them beside inputs_embeds"
+        turns = torch.randperm(len(real), device=real.device)
+        half = len(real) // 2
+        read, counted = turns[:half], turns[half:]
+        of_network = self.network(ids[read], real[read], None if embedded is None else embedded[read])
+        of_votes = self.vote(ids[counted], real[counted])
+        return torch.cat([of_network, of_votes])[turns.argsort()]
 
     def maxima(self, embedded: Tensor) -> list[Tensor]:
         """The strongest response of each filter, (B, F) for each width. embedded (B, T, E) is 0 at padding."""

@@ -111,6 +111,7 @@ MEMBERS = [
     Member("gru", TEXT, {"type": "gru", "pooling": "last", **RECURRENT}),
     Member("textcnn", TEXT, {"type": "textcnn", **CONVOLUTIONS}),
     Member("textcnn with n-grams", TEXT, {"type": "textcnn", **CONVOLUTIONS, **NGRAMS}),
+    Member("textcnn with votes", TEXT, {"type": "textcnn", **CONVOLUTIONS, **NGRAMS, "ngram_size": 0}),
     Member("transformer", TEXT, {"type": "transformer", **ENCODER}),
     Member("pretrained", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0}),
 ]

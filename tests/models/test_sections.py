@@ -11,6 +11,7 @@ RIGHT = [
     {"type": "lstm"},
     {"type": "gru", "hidden_size": 7, "num_hidden_layers": 3, "bidirectional": False, "pooling": "last"},
     {"type": "textcnn", "kernel_sizes": [], "ngram_orders": [1, 2]},
+    {"type": "textcnn", "ngram_orders": [1, 2], "ngram_size": 0, "ngram_scale": 2},
     {"type": "textcnn", "dropout": 0},  # a whole number where a fraction stands
     {"type": "transformer"},
     {"type": "transformer", "hidden_size": 200},  # the default of heads goes with the width
@@ -38,6 +39,7 @@ WRONG = [  # section, {key: part of the message}
     ({"type": "lstm", "pooling": "maxx"}, {"pooling": "one of last, mean, max. Did you mean 'max'?"}),
     ({"type": "lstm", "initializer_range": 0}, {"initializer_range": "0, but must be above 0"}),
     ({"type": "lstm", 1: 2}, {"1": "model has no field '1'"}),
+    ({"type": "textcnn", "ngram_size": -1, "ngram_scale": 0}, {"ngram_size": "at least 0", "ngram_scale": "above 0"}),
     ({"type": "textcnn", "kernel_sizes": 3}, {"kernel_sizes": "3, but must be a list of whole numbers"}),
     ({"type": "textcnn", "kernel_sizes": [0]}, {"kernel_sizes": "[0], but must be at least 1"}),
     ({"type": "textcnn", "kernel_sizes": [2.5]}, {"kernel_sizes": "a list of whole numbers"}),

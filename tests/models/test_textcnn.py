@@ -14,6 +14,8 @@ FORMS = {
     "without n-grams": {"kernel_sizes": [1, 3, 5]},
     "with n-grams": {"kernel_sizes": [2, 4], "ngram_orders": [1, 2, 3], "ngram_buckets": 50, "ngram_size": 4},
     "n-grams alone": {"kernel_sizes": [], "ngram_orders": [2], "ngram_buckets": 50, "ngram_size": 4},
+    "with votes": {"kernel_sizes": [2, 4], "ngram_orders": [1, 2], "ngram_buckets": 50, "ngram_size": 0},
+    "votes alone": {"kernel_sizes": [], "ngram_orders": [1, 2], "ngram_buckets": 50, "ngram_size": 0, "ngram_scale": 3},
 }
 each_form = pytest.mark.parametrize("form", FORMS)
 
@@ -25,6 +27,8 @@ def small(form: str, **fields) -> PreTrainedModel:
     with torch.no_grad():
         for convolution in model.convolutions:
             convolution.bias.uniform_(-1, 1, generator=torch.Generator().manual_seed(2))
+        if model.ngrams is not None:
+            model.ngrams.weight[1:].uniform_(-1, 1, generator=torch.Generator().manual_seed(3))
     return model
 
 
@@ -38,12 +42,14 @@ def oracle(model: PreTrainedModel, text: list[int]) -> torch.Tensor:
         windows = [torch.stack(vectors[start : start + size], dim=1) for start in range(len(vectors) - size + 1)]
         responses = torch.stack([(convolution.weight * window).sum((1, 2)) + convolution.bias for window in windows])
         features.append(responses.relu().max(0).values)
-    if config.ngram_orders:
-        grams = [text[i : i + order] for order in config.ngram_orders for i in range(len(text) - order + 1)]
-        rows = [row_of(gram, config.ngram_buckets) for gram in grams]
-        vectors = [model.ngrams.weight[row] for row in rows] or [torch.zeros(config.ngram_size)]
-        features.append(torch.stack(vectors).mean(0))
-    return model.classifier(torch.cat(features))
+    grams = [text[i : i + order] for order in config.ngram_orders for i in range(len(text) - order + 1)]
+    vectors = [model.ngrams.weight[row_of(gram, config.ngram_buckets)] for gram in grams]
+    if config.ngram_orders and config.ngram_size:
+        features.append(sum(vectors) / len(vectors) if vectors else torch.zeros(config.ngram_size))
+    logits = [model.classifier(torch.cat(features))] if features else []
+    if config.ngram_orders and not config.ngram_size:
+        logits.append(config.ngram_scale * sum(vectors) / len(vectors) ** 0.5)
+    return sum(logits) / len(logits)
 
 
 def row_of(gram: list[int], buckets: int) -> int:
@@ -100,3 +106,20 @@ def test_ngrams_without_input_ids_are_refused_with_the_reason():
     model = small("with n-grams")
     with pytest.raises(AssertionError, match="give them beside inputs_embeds"):
         model(inputs_embeds=torch.zeros(1, 3, 6))
+
+
+def test_a_text_trains_either_the_network_or_the_votes():
+    """Both learn to answer by themselves: each text of a batch moves one of them, and every text moves one."""
+    model = small("with votes").train()
+    ids = torch.tensor([[2 * number + 2, 2 * number + 3] for number in range(8)])
+    model(ids).logits.sum().backward()
+    read = {row for row in range(8) if model.embeddings.weight.grad[ids[row]].any()}
+    counted = {row for row in range(8) if model.ngrams.weight.grad[row_of(ids[row].tolist(), 50)].any()}
+    assert read | counted == set(range(8)) and len(read) == 4
+
+
+def test_votes_start_at_zero_and_a_table_of_vectors_does_not():
+    for form, starts in (("with votes", True), ("with n-grams", False)):
+        model = models.build({"type": "textcnn", **FORMS[form]}, LEARNT, "text-classification")
+        initialize(model, "xavier", seed=0)
+        assert bool((model.ngrams.weight == 0).all()) == starts
