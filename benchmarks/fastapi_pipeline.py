@@ -1,16 +1,19 @@
 """FastAPI, uvicorn and transformers.pipeline, without Ray. serving.py measures against it.
 
-python benchmarks/fastapi_pipeline.py MODEL PORT
+python benchmarks/fastapi_pipeline.py MODEL PORT [THREADS]   # torch's threads for each request, else all cores
 """
 
 import sys
 
+import torch
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import pipeline
 
-path, port = sys.argv[1:]
+path, port, *threads = sys.argv[1:]
+if threads:
+    torch.set_num_threads(int(threads[0]))
 classify = pipeline("text-classification", model=path, device="cpu", truncation=True)
 app = FastAPI()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import json
 import os
 import select
@@ -36,12 +37,14 @@ import reviews
 class Contender(NamedTuple):
     words: str
     file: str = ""
+    arguments: tuple[str, ...] = ()
 
 
 CONTENDERS = {
     "bigmodel": Contender("bigmodel serve, its defaults"),
     "rayserve": Contender("Ray Serve: ingress, handle, @serve.batch(32), default proxy", "usual_ray_serve.py"),
-    "fastapi": Contender("FastAPI and uvicorn with pipeline", "fastapi_pipeline.py"),
+    "fastapi": Contender("FastAPI, uvicorn and pipeline", "fastapi_pipeline.py"),
+    "fastapi-1": Contender("FastAPI, uvicorn and pipeline, a thread a request", "fastapi_pipeline.py", ("1",)),
 }
 CLIENTS = (1, 32)
 NUM_TEXTS = 256
@@ -58,10 +61,10 @@ ENCODER = {
 
 
 def command(name: str, model: str, port: int) -> list[str]:
-    here = Path(__file__).parent
     if name == "bigmodel":
         return [sys.executable, "-m", "bigmodel", "serve", model, "--port", str(port), "--name", "model"]
-    return [sys.executable, str(here / CONTENDERS[name].file), model, str(port)]
+    contender = CONTENDERS[name]
+    return [sys.executable, str(Path(__file__).parent / contender.file), model, str(port), *contender.arguments]
 
 
 @contextmanager
@@ -124,37 +127,40 @@ def labels(port: int, texts: Sequence[str]) -> list[str]:
 
 def ask(port: int, texts: Sequence[str], clients: int, warm_s: float, seconds: float) -> dict[str, float]:
     """Each connection sends its next request when it has its answer. -> requests/s and latencies in ms."""
-    messages = [message(text) for text in texts]
-    poller = select.epoll()
+    messages = itertools.cycle([message(text) for text in texts])
+    poller, clock = select.epoll(), time.perf_counter
     sockets: dict[int, socket.socket] = {}
-    for _ in range(clients):
+    sent: dict[int, float] = {}
+
+    def connect() -> int:
         one = socket.create_connection(("127.0.0.1", port))
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sockets[one.fileno()] = one
         poller.register(one.fileno(), select.EPOLLIN)
-    turn, clock = 0, time.perf_counter
-    sent: dict[int, float] = {}
-    for number, one in sockets.items():
+        return one.fileno()
+
+    for _ in range(clients):
+        number = connect()
         sent[number] = clock()
-        one.sendall(messages[turn % len(messages)])
-        turn += 1
+        sockets[number].sendall(next(messages))
     begin = clock() + warm_s
     end = begin + seconds
     latencies: list[float] = []
     parts: dict[int, bytes] = {}
     while (now := clock()) < end:
         for number, _ in poller.poll(1):
-            one = sockets[number]
-            answer = parts.pop(number, b"") + one.recv(65536)
+            answer = parts.pop(number, b"") + sockets[number].recv(65536)
             if not whole(answer):
                 parts[number] = answer
                 continue
             now = clock()
             if now >= begin:
                 latencies.append(now - sent[number])
+            if b"\r\nconnection: close\r\n" in answer.lower():
+                sockets.pop(number).close()
+                number = connect()
             sent[number] = now
-            one.sendall(messages[turn % len(messages)])
-            turn += 1
+            sockets[number].sendall(next(messages))
     for one in sockets.values():
         one.close()
     return summary(latencies, seconds)
@@ -322,8 +328,8 @@ def main() -> None:
     parser.add_argument("--model", help="a model directory; else a small encoder is trained first")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5, help="of each measurement (default 5)")
-    parser.add_argument("--warm", type=float, default=2, help="seconds before it (default 2)")
+    parser.add_argument("--seconds", type=float, default=4, help="of each measurement (default 4)")
+    parser.add_argument("--warm", type=float, default=1.5, help="seconds before it (default 1.5)")
     parser.add_argument("--wrk", action="store_true", help="ask with wrk instead of the client in this file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="also write every round's numbers here, as JSON")
