@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import stat
 import sys
 from contextlib import suppress
@@ -29,6 +30,8 @@ LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
+ANSWER_S = 10.0  # for a cluster to take a connection
+
 
 def connect(num_cpus: int | None = None) -> bool:
     """Join the Ray that RAY_ADDRESS names, or this process is connected to; else start one. -> it is ours to stop."""
@@ -40,6 +43,8 @@ def connect(num_cpus: int | None = None) -> bool:
 
     if ray.is_initialized():
         return False
+    if address:
+        check_answers(address)
     try:
         ray.init(
             address=address or "local",
@@ -48,10 +53,24 @@ def connect(num_cpus: int | None = None) -> bool:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except (ConnectionError, RuntimeError) as e:
+    except (ConnectionError, RuntimeError, ValueError) as e:
         where = f"the Ray at RAY_ADDRESS={address}" if address else "a Ray on this machine"
         raise ResourceError(f"{where} cannot be reached: {str(e).splitlines()[0]}") from None
     return not address
+
+
+def check_answers(address: str) -> None:
+    """ResourceError where nobody listens at host:port, which Ray would wait for. Other forms of address are Ray's."""
+    host, _, port = address.rpartition(":")
+    if "/" in host or not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except OSError as e:
+        raise ResourceError(
+            f"no Ray answers at RAY_ADDRESS={address}: {e.strerror or e}. Start one there, name another, or unset "
+            "RAY_ADDRESS: then one is started on this machine"
+        ) from None
 
 
 def secure_token() -> None:

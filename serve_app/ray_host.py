@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigmodel.cluster import LOOPBACK, secure_token
+from bigmodel.cluster import LOOPBACK, check_answers, secure_token
 from bigmodel.errors import ServeError
 
 HAPROXY = """#!/bin/sh
@@ -138,13 +138,14 @@ def start(host: str, port: int, num_cpus: int) -> Host:
 
 def join(address: str, host: str, port: int) -> Host:
     """The Ray at `address`, with Serve as it is there, or started on host:port. Its environment says how it serves."""
+    check_answers(address)
     secure_token()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
-    except (ConnectionError, RuntimeError) as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:
         raise ServeError(f"No Ray answers at {address}: {str(error).splitlines()[0]}") from None
     there = _start_serve(host, port).http_config
     return Host(f"http://{_reachable(there.host or host)}:{there.port}")

@@ -22,9 +22,10 @@ main()
 """
 
 
-def bigmodel(*arguments: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bigmodel", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+def bigmodel(*arguments: str, folder: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bigmodel", *arguments]
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | environment
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=env)
 
 
 def message(done: subprocess.CompletedProcess[str]) -> str:
@@ -95,6 +96,22 @@ def test_a_wrong_column_is_said_with_the_columns_there_are(tmp_path, reviews):
     )
     said = message(bigmodel("train", "reviews.yaml", folder=tmp_path))
     assert "reviews.csv: no column 'txt'. Did you mean 'text'?" in said and "text, label" in said
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"), [("127.0.0.1:1", "no Ray answers at"), ("http://127.0.0.1:8265", "Invalid Ray address")]
+)
+def test_a_cluster_that_does_not_answer_is_said_at_once(address, expected, tmp_path, reviews):
+    """Ray itself would wait for it, without an end."""
+    reviews(tmp_path / "reviews.csv", 40)
+    (tmp_path / "reviews.yaml").write_text(
+        "task: text-classification\ndata: {train: reviews.csv, text: text, label: label}\ntrain: {workers: 1}\n"
+    )
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    for command in (["serve", "model"], ["train", "reviews.yaml"]):
+        said = message(bigmodel(*command, folder=tmp_path, RAY_ADDRESS=address))
+        assert expected in said and address in said
 
 
 def test_an_interrupted_run_leaves_with_130_and_goes_on_with_the_same_command(tmp_path, reviews):
