@@ -291,5 +291,5 @@ def test_a_replica_with_a_tampered_weight_never_answers_and_the_command_says_why
         assert it.process.wait(60) == 2
     [line] = it.said().splitlines()
     assert line.startswith("bigmodel: ") and "cannot be served" in line
-    assert "this machine does not reproduce the stored answers: 0." in line
+    assert "this machine does not reproduce the stored answers: " in line
     assert not [pid for pid in it.processes() if name(pid)]
