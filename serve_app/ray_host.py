@@ -1,4 +1,12 @@
-"""Ray and Serve underneath: environment, start or join, stop. All that leans on Ray's private parts is in this file."""
+"""Ray and Serve underneath: environment, start or join, stop. All that leans on Ray's private parts is in this file.
+
+What listens. A Ray of our own opens one port to others, HAProxy's, and that only if asked by --host. Everything else is
+on 127.0.0.1: gcs, raylet, the agents, each worker's gRPC, HAProxy's statistics and metrics, Serve's own proxy, each
+replica's HTTP (30000 and up) and its port for other deployments. Ray 2.60 has no setting for that on Linux; what it
+takes is LOOPBACK (the node's address), the rewriting of HAProxy's configuration and close_internal_port. A Ray that
+others join cannot be bound so: there gcs, raylet, agents, workers and that last port, which unpickles what comes and
+asks for no token, are open to the whole network, and so is Serve's HTTP where a config file does not name its host.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +26,14 @@ from bigmodel.cluster import LOOPBACK, check_answers, secure_token
 from bigmodel.errors import ServeError
 
 HAPROXY = """#!/bin/sh
-# Ray gives HAProxy's statistics and metrics to every interface and its admin socket to every user; this closes both.
+# Ray gives HAProxy's statistics and metrics to every interface and its admin socket to every user: this closes both.
+# It also binds Serve's own proxy and the replicas as HAProxy: so all are told 127.0.0.1, and HAProxy is moved here.
 previous=
 for word in "$@"; do
   if [ "$previous" = -f ]; then
     sed -i -e 's/^\\( *bind \\)[*]*:{stats}$/\\1127.0.0.1:{stats}/' \\
       -e 's/^\\( *bind \\)[*]*:{metrics}$/\\1127.0.0.1:{metrics}/' \\
+      -e 's/^\\( *bind \\)127.0.0.1:{port}$/\\1{host}:{port}/' \\
       -e 's/ mode 666 level admin/ mode 600 level admin/' "$word"
   fi
   previous=$word
@@ -53,7 +63,7 @@ class Host:
         return self.folder is not None
 
 
-def settings(folder: Path) -> dict[str, str]:
+def settings(folder: Path, host: str, port: int) -> dict[str, str]:
     """Environment of a Ray of our own: loopback, HAProxy in front, throughput mode, ports and files of its own.
 
     Set before Ray is imported: it reads most of these at import, in every process.
@@ -79,7 +89,7 @@ def settings(folder: Path) -> dict[str, str]:
         return values
     stats, metrics, fallback = free_ports(3)
     wrapper = folder / "haproxy"
-    wrapper.write_text(HAPROXY.format(stats=stats, metrics=metrics, binary=binary))
+    wrapper.write_text(HAPROXY.format(stats=stats, metrics=metrics, host=_literal(host), port=port, binary=binary))
     wrapper.chmod(0o700)
     return (
         values
@@ -118,7 +128,7 @@ def start(host: str, port: int, num_cpus: int) -> Host:
     ours = Host(f"http://{_reachable(host)}:{port}", folder)
     try:
         secure_token()
-        os.environ.update(settings(folder))
+        os.environ.update(settings(folder, host, port))
         import ray
 
         ray.init(
@@ -129,9 +139,11 @@ def start(host: str, port: int, num_cpus: int) -> Host:
             log_to_driver=False,
             _temp_dir=str(folder / "ray"),  # a folder of its own, for Ray opens it to everybody (mode 0777)
         )
-        _start_serve(host, port)
-    except BaseException:
+        _start_serve("127.0.0.1" if _haproxy() else host, port)
+    except BaseException as error:
         stop(ours, None)
+        if isinstance(error, (RuntimeError, TimeoutError)):  # what Ray raises, Serve's own failures among it
+            raise ServeError(f"Ray Serve does not start on {host}:{port}: {_last_line(error)}") from None
         raise
     return ours
 
@@ -204,6 +216,10 @@ def failure(status: Any) -> str:
     return (errors or lines or ["no reason given"])[-1].partition("Error: ")[2] or (lines or ["no reason given"])[-1]
 
 
+def _last_line(error: BaseException) -> str:
+    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
+
+
 def stop(host: Host, name: str | None) -> None:
     """Take down what was started: the application, and Ray if it is ours. Requests in flight are answered first."""
     import ray
@@ -228,4 +244,8 @@ def check_free(host: str, port: int) -> None:
 
 
 def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host) or _literal(host)
+
+
+def _literal(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
