@@ -130,10 +130,14 @@ class TextCNNForSequenceClassification(PreTrainedModel):
         return logits
 
     def vote(self, ids: Tensor | None, real: Tensor) -> Tensor:
-        """Logits (B, K) of the n-grams' weights. Over the root of their number: a long text has more to say."""
+        """Logits (B, K) of the n-grams' weights. Over the root of their number: a long text has more to say.
+
+        The table holds an n-gram's weights by their cosine transform. Adam steps as far for a small gradient as for a
+        large one: of the weights themselves, those of the labels that a text is not of as far as that of its own.
+        """
         total, count = self.bag(ids, real)
         scale: float = self.config.ngram_scale
-        return total * (scale / count.sqrt())
+        return total @ cosines(total.shape[1]).to(total) * (scale / count.sqrt())
 
     def bag(self, ids: Tensor | None, real: Tensor) -> tuple[Tensor, Tensor]:
         """The sum over the text's n-grams (B, D), and their number (B, 1), at least 1."""
@@ -158,6 +162,14 @@ class TextCNNForSequenceClassification(PreTrainedModel):
         """The strongest response of each filter, (B, F) for each width. embedded (B, T, E) is 0 at padding."""
         image = embedded.transpose(1, 2).unsqueeze(2)  # (B, E, 1, T), channels last in memory
         return [strongest(convolution, image) for convolution in self.convolutions]
+
+
+def cosines(size: int) -> Tensor:
+    """The orthonormal discrete cosine transform, a wave each row: (size, size)."""
+    number = torch.arange(size)
+    waves: Tensor = torch.cos(torch.pi / size * number[:, None] * (number + 0.5)) * (2 / size) ** 0.5
+    waves[0] = size**-0.5
+    return waves
 
 
 def reading_order(attention_mask: Tensor | None, inputs: Tensor) -> tuple[Tensor, Tensor]:

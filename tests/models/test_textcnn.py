@@ -3,6 +3,7 @@
 import pytest
 import torch
 from padded import PADDINGS, alone, random_texts, together
+from scipy.fft import idct
 from transformers import PreTrainedModel
 
 from bigmodel import models
@@ -48,7 +49,8 @@ def oracle(model: PreTrainedModel, text: list[int]) -> torch.Tensor:
         features.append(sum(vectors) / len(vectors) if vectors else torch.zeros(config.ngram_size))
     logits = [model.classifier(torch.cat(features))] if features else []
     if config.ngram_orders and not config.ngram_size:
-        logits.append(config.ngram_scale * sum(vectors) / len(vectors) ** 0.5)
+        weights = [torch.from_numpy(idct(vector.numpy(), norm="ortho")) for vector in vectors]
+        logits.append(config.ngram_scale * sum(weights) / len(weights) ** 0.5)
     return sum(logits) / len(logits)
 
 
