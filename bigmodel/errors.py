@@ -30,15 +30,15 @@ class ServeError(BigmodelError):
     """A model cannot be served as asked."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` Did you mean 'hidden_size'?` for a close match among the known words, else nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean '{close[0]}'?" if close else ""
-
-
 class TrainingError(BigmodelError):
     """Training cannot go on."""
 
 
 class Interrupted(BigmodelError):
     """Somebody asked the run to stop; its state is saved."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """` Did you mean 'hidden_size'?` for a close match among the known words, else nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""

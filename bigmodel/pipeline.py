@@ -27,7 +27,7 @@ from bigmodel.data.files import resolve
 from bigmodel.data.prepare import open_prepared, prepare
 from bigmodel.data.quarantine import Quarantine
 from bigmodel.data.record import Bad
-from bigmodel.errors import ConfigError, DataError, ResourceError
+from bigmodel.errors import CheckpointError, ConfigError, DataError, ResourceError
 from bigmodel.experiment import DataConfig, Experiment, Problem
 from bigmodel.predictor import Predictor
 from bigmodel.tasks.base import Answer, Refused
@@ -124,6 +124,7 @@ def evaluate(
     changes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score a model directory on files of labelled rows; print the report, and write it where asked."""
+    refuse_input_as_output(files, output)
     predictor = load(model, device, precision)
     data = reading(predictor, changes)
     wanted = predictor.task.columns(data)
@@ -169,11 +170,17 @@ def predict(
         raise ConfigError("predict wants either files or --text 'a text to answer' (which may be given again)")
     if explain and files:
         raise ConfigError("--explain is for single texts: bigmodel predict MODEL --text 'a text' --explain")
+    refuse_input_as_output(files, output)
     predictor = load(model, device, "fp32" if explain else precision)
     if explain:
         from bigmodel.evaluation import explain as explaining
 
-        explaining.show(explaining.explain(predictor, rows_of(texts, predictor)))
+        explanations = explaining.explain(predictor, rows_of(texts, predictor))
+        if output is None:
+            explaining.show(explanations)
+            return
+        with writing(output) as out:
+            out.writelines(line(explanation) for explanation in explanations)
         return
     if texts:
         with writing(output) as out:
@@ -252,6 +259,11 @@ def found(
         yield from clean(source, predictor.task, wanted, read_options(data))
 
 
+def refuse_input_as_output(files: Sequence[str], output: Path | None) -> None:
+    if output and output.resolve() in {Path(file).resolve() for file in files}:
+        raise ConfigError(f"--output {output} is one of the files that are read. Name another")
+
+
 def rows_of(texts: Sequence[str], predictor: Predictor) -> list[dict[str, Any]]:
     try:
         return [predictor.task.clean({"text": text}, {"text": "text"}) for text in texts]
@@ -286,7 +298,12 @@ def line(answer: Answer) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    try:
+        value: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except ValueError:
+        raise CheckpointError(
+            f"{path}: cannot be read. Delete it, and the same command tests the model again"
+        ) from None
     return value
 
 

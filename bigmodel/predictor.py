@@ -14,6 +14,7 @@ from typing import Any
 
 from bigmodel import tasks
 from bigmodel.errors import CheckpointError, ConfigError
+from bigmodel.tasks import tokenizer
 from bigmodel.tasks.base import Answer, Row, Sample
 
 INFO, GOLDEN = "bigmodel.json", "golden.jsonl"
@@ -49,6 +50,7 @@ class Predictor:
     def load(cls, path: str | Path, device: str = "cpu", precision: str = "auto") -> Predictor:
         """Open a model directory, ours or any of Hugging Face. `precision` auto is the one it was scored in."""
         import transformers
+        from safetensors import SafetensorError
 
         import bigmodel.models  # registers our architectures  # noqa: F401
 
@@ -59,8 +61,12 @@ class Predictor:
             auto = getattr(transformers, tasks.get(task).model_class)
             model = auto.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
             processor = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        except (OSError, ValueError, KeyError) as e:
+        except (OSError, ValueError, KeyError, SafetensorError) as e:
             raise CheckpointError(f"{path}: this model directory does not open: {str(e).splitlines()[0]}") from None
+        if tokenizer.is_made_up(processor):
+            raise CheckpointError(f"{path}: there is no tokenizer: put the one that the model was trained with here")
+        if processor.pad_token is None:
+            processor.pad_token = processor.eos_token or processor.unk_token
         processor.model_max_length = _readable(processor.model_max_length, model.config)
         model.to(device).eval()
         return cls(

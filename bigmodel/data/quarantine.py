@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from bigmodel.data.record import Bad
-from bigmodel.errors import DataError
+from bigmodel.errors import DataError, ResourceError
 
 SHOWN = 10
 
@@ -23,8 +23,11 @@ class Quarantine:
         self._file: IO[str]
 
     def __enter__(self) -> Quarantine:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "w", encoding="utf-8")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "w", encoding="utf-8")
+        except OSError as error:
+            raise ResourceError(f"{self.path}: cannot be written: {error.strerror or error}") from None
         return self
 
     def __exit__(self, *_: object) -> None:

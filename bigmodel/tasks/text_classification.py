@@ -118,9 +118,7 @@ def load_tokenizer(pretrained: str, max_length: int) -> Any:
         raise ConfigError(
             f"model.pretrained: '{pretrained}' is no model directory and no hub name to be had: {reason}"
         ) from None
-    if set(processor.get_vocab()) <= set(
-        processor.all_special_tokens
-    ):  # what transformers makes up for no files at all
+    if tokenizer.is_made_up(processor):
         raise ConfigError(
             f"model.pretrained: '{pretrained}' has no tokenizer: put the one it was trained with beside it"
         )

@@ -129,3 +129,8 @@ def _pre_tokenizer(kind: str) -> Any:
     if kind == "char":
         return pre_tokenizers.FixedLength(1)  # blanks too: they part words, and the halves of a title
     return pre_tokenizers.BertPreTokenizer()  # at white space, around each punctuation mark
+
+
+def is_made_up(processor: Any) -> bool:
+    """Whether transformers found no tokenizer's files: it then gives one that knows no word."""
+    return set(processor.get_vocab()) <= set(processor.all_special_tokens)

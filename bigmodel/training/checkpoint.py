@@ -33,7 +33,7 @@ class Checkpoint:
 class Checkpoints:
     """The saves under one folder, a path or a URI. Names sort by age, such as step-00000100.
 
-    `readonly` is for all workers but the first: saving, pruning and clearing then do nothing.
+    `readonly` is for all workers but the first: saving and pruning then do nothing.
     """
 
     def __init__(self, root: str, readonly: bool = False) -> None:

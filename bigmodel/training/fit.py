@@ -41,24 +41,24 @@ def fit(experiment: Experiment, fresh: bool = False, listener: Listener = lambda
     """
     run = Run(experiment.output_path)
     run.lock()
+    begun = False
     try:
-        if fresh:
-            run.clear()
-        run.refuse_another(experiment)
+        run.refuse_strangers()
+        if not fresh:
+            run.refuse_another(experiment)
         prepared = prepare(experiment, lambda line: listener({"kind": "say", "line": line}))
         listener({"kind": "prepared", "fresh": prepared.fresh, "path": str(prepared.path), **prepared.counts})
-        shutil.copyfile(prepared.path / "quarantine.jsonl", run.path / "quarantine.jsonl")
+        if fresh:
+            run.clear()  # not before the new run can start
         run.begin(experiment, prepared.fingerprint, prepared.path)
+        begun = not run.finished
         if run.finished:
             listener({"kind": "say", "line": f"{run.path}: finished before, not trained again. --fresh starts over"})
         else:
             _finish(experiment, prepared, run, _train(experiment, prepared, run, listener))
-    except (Interrupted, KeyboardInterrupt):
-        run.write(state="interrupted")
-        raise
-    except BaseException:
-        if run.info and not run.finished:
-            run.write(state="failed")
+    except BaseException as e:
+        if begun:
+            run.write(state="interrupted" if isinstance(e, (Interrupted, KeyboardInterrupt)) else "failed")
         raise
     finally:
         run.unlock()

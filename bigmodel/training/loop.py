@@ -371,6 +371,7 @@ def _steps(trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Sto
             progress.events = events.position
             checkpoints.save(f"{STEP}{progress.step:08d}", trainer.tensors(), vars(progress))
             checkpoints.prune(STEP, train.keep)
+            checkpoints.prune(BEST, 1)  # not before a step's checkpoint names the better one
             log.saved()  # validation and saving are not training
         if stop.asked:
             events.flush()
@@ -454,7 +455,6 @@ def _validate(trainer: Trainer, checkpoints: Checkpoints, events: Events, rows: 
         progress.best_value, progress.best_step, progress.num_worse = value, progress.step, 0
         with trainer.averaged():
             checkpoints.save(f"{BEST}{progress.step:08d}", {"model": trainer.weights()}, {"metrics": metrics})
-        checkpoints.prune(BEST, 1)
     else:
         progress.num_worse += 1
     if metrics:

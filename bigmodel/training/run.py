@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import yaml
 
-from bigmodel.errors import ConfigError, ResourceError
+from bigmodel.errors import CheckpointError, ConfigError, ResourceError
 from bigmodel.experiment import Experiment, differences
 
 # What may change between a run and its continuation: who does the work, not what the work is.
@@ -38,7 +38,10 @@ class Run:
 
     def _read(self) -> dict[str, Any]:
         file = self.path / "run.json"
-        info: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        try:
+            info: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        except ValueError:
+            return {"state": "damaged"}
         return info
 
     model = property(lambda self: self.path / "model")
@@ -69,12 +72,21 @@ class Run:
             self._lock.close()
             self._lock = None
 
+    def refuse_strangers(self) -> None:
+        """ResourceError if the folder holds what a run would replace, and no run made it."""
+        there = [path.name for path in (self.model, self.checkpoints) if path.exists()]
+        if there and not self.info:
+            raise ResourceError(f"{self.path} holds {' and '.join(there)} that no run made. Name another output=")
+
     def refuse_another(self, experiment: Experiment) -> None:
-        """ConfigError if the folder holds a run of another experiment."""
+        """ConfigError if the folder holds a run of another experiment; CheckpointError if it cannot be told which."""
         file = self.path / "experiment.yaml"
-        if not file.exists():
-            return
-        stored = Experiment.model_validate(yaml.safe_load(file.read_text("utf-8")))
+        try:
+            stored = Experiment.model_validate(yaml.safe_load(file.read_text("utf-8"))) if file.exists() else experiment
+        except (ValueError, yaml.YAMLError):
+            self.info = {"state": "damaged"}
+        if self.info.get("state") == "damaged":
+            raise CheckpointError(f"{self.path}: what run this is cannot be read. --fresh starts over")
         self._refuse(differences(_what(stored), _what(experiment)))
 
     def begin(self, experiment: Experiment, fingerprint: str, prepared: Path) -> None:
