@@ -12,10 +12,11 @@ import yaml
 from safetensors.torch import load_file
 
 from bigmodel.data.prepare import prepare
-from bigmodel.errors import ConfigError, ResourceError, TrainingError
+from bigmodel.errors import CheckpointError, ConfigError, DataError, ResourceError, TrainingError
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit
 from bigmodel.training.loop import Trainer, Worker
+from bigmodel.training.run import Run
 
 
 def sha256(path: Path) -> str:
@@ -234,3 +235,48 @@ def test_without_validation_rows_the_last_weights_are_kept(experiment):
     run = fit(experiment("data.split.valid=0", "train.epochs=2"))
     assert run.info["progress"]["best_step"] == run.info["progress"]["step"]
     assert (run.model / "golden.jsonl").exists()
+
+
+def test_a_mistake_with_fresh_deletes_nothing(experiment):
+    run = fit(experiment())
+    with pytest.raises(DataError, match="no such file"):
+        fit(experiment("data.train=nowhere.csv"), fresh=True)
+    assert (run.model / "model.safetensors").exists() and fit(experiment()).finished
+
+
+def test_a_folder_that_no_run_made_is_left_alone(experiment, tmp_path):
+    thesis = tmp_path / "run" / "model" / "thesis.txt"
+    thesis.parent.mkdir(parents=True)
+    thesis.write_text("years of work")
+    for fresh in (False, True):
+        with pytest.raises(ResourceError, match="holds model that no run made"):
+            fit(experiment(), fresh=fresh)
+    assert thesis.read_text() == "years of work"
+
+
+def test_a_stop_in_the_first_preparation_leaves_the_folder_free(experiment, tmp_path):
+    def stop(event: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(experiment(), listener=stop)
+    fit(experiment("optim.lr=2e-3"))
+    with pytest.raises(ConfigError, match="another experiment"):
+        fit(experiment("optim.lr=3e-3"))
+
+
+@pytest.mark.parametrize("name", ["run.json", "experiment.yaml"])
+def test_a_damaged_run_is_one_message_and_fresh_starts_over(experiment, name):
+    run = fit(experiment())
+    (run.path / name).write_text("{")
+    with pytest.raises(CheckpointError, match="--fresh starts over"):
+        fit(experiment())
+    assert fit(experiment(), fresh=True).finished
+
+
+def test_a_refusal_leaves_an_interrupted_run_interrupted(experiment):
+    run = fit(experiment())
+    run.write(state="interrupted")
+    with pytest.raises(ConfigError):
+        fit(experiment("optim.lr=2e-3"))
+    assert Run(run.path).info["state"] == "interrupted"
