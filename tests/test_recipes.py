@@ -1,0 +1,35 @@
+"""The recipes: each loads and its model builds; on the real data each keeps its word."""
+
+from pathlib import Path
+
+import pytest
+
+from bigmodel import pipeline
+from bigmodel.experiment import load
+from bigmodel.training.fit import fit
+
+RECIPES = Path(__file__).parent.parent / "bigmodel" / "recipes"
+BARS = {"waimai": 0.895, "thucnews": 0.900, "sst2": 0.80}
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_loads_and_says_its_command(path):
+    assert pipeline.read_experiment(path).output == f"runs/{path.stem}"
+    assert f"bigmodel train bigmodel/recipes/{path.name}" in path.read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("name", "bar"), BARS.items())
+def test_a_recipe_reaches_its_bar_and_the_linear_baseline(name, bar, data_folder, tmp_path):
+    recipe = load(RECIPES / f"{name}.yaml")
+    sources = {
+        split: str(data_folder / Path(source).relative_to("../shared/data"))
+        for split in ("train", "valid", "test")
+        if (source := getattr(recipe.data, split))
+    }
+    changes = [f"data.{split}={source}" for split, source in sources.items()]
+    experiment = load(RECIPES / f"{name}.yaml", [*changes, f"output={tmp_path / 'run'}"])
+    report = pipeline.test(experiment, fit(experiment))
+    assert report["metrics"]["accuracy"] >= bar
+    assert report["metrics"]["accuracy"] >= report["baselines"]["linear"]["accuracy"]
