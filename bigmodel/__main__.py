@@ -112,7 +112,9 @@ def serve(
     name: Annotated[str | None, typer.Option(help="The word in /models/NAME/predict; else the run's folder.")] = None,
     min_replicas: Annotated[int, typer.Option(help="Replicas that always run.")] = 1,
     max_replicas: Annotated[int, typer.Option(help="Replicas at most, as requests come.")] = 1,
-    num_cpus: Annotated[float, typer.Option(help="CPUs of each replica.")] = 1,
+    num_cpus: Annotated[
+        float | None, typer.Option(help="CPUs of each replica; else the machine's, shared among the replicas.")
+    ] = None,
     num_gpus: Annotated[float, typer.Option(help="GPUs of each replica.")] = 0,
     precision: Precision = "auto",
 ) -> None:

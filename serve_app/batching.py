@@ -1,7 +1,7 @@
-"""Requests in, batches out: pure asyncio around one worker thread. Knows neither HTTP nor Ray nor models.
+"""Requests in, batches out: pure asyncio around a few worker threads. Knows neither HTTP nor Ray nor models.
 
-While the worker runs one batch, the event loop keeps accepting; when it is done, the next batch is chosen from all that
-wait. Nothing ever waits for a batch to fill: an idle worker starts at once with what is there.
+While the workers run their batches, the event loop keeps accepting; when one is done, its next batch is chosen from all
+that wait. Nothing ever waits for a batch to fill: an idle worker starts at once with what is there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -78,7 +78,7 @@ def _oldest(waiting: Sequence[Waiting[Item, Result]], max_tokens: int) -> list[W
 
 @dataclass
 class Batcher(Generic[Item, Result]):
-    """Runs `work(items) -> results` (same order) in one thread, on batches it chooses.
+    """Runs `work(items) -> results` (same order) in `threads` at a time, on batches it chooses.
 
     A cancelled request is dropped before it costs anything. When a batch raises, its items run again one by one, so
     that only the guilty one fails.
@@ -87,9 +87,14 @@ class Batcher(Generic[Item, Result]):
     work: Callable[[list[Item]], Sequence[Result]]
     how: Batching = Batching()
     ran: Callable[[Ran], None] = lambda _: None
-    _waiting: list[Waiting[Item, Result]] = field(default_factory=list)
-    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="model"))
-    _busy: bool = False
+    threads: int = 1
+    begin: Callable[[], None] = lambda: None
+    """Called once in each thread, before its first batch."""
+
+    def __post_init__(self) -> None:
+        self._waiting: list[Waiting[Item, Result]] = []
+        self._running = 0
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="model", initializer=self.begin)
 
     @property
     def num_waiting(self) -> int:
@@ -100,7 +105,7 @@ class Batcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         now_s = time.monotonic()
         mine = [Waiting(i, size, now_s, loop.create_future()) for i, size in zip(items, sizes, strict=True)]
-        if not self._waiting and not self._busy:
+        if not self._waiting and self._running < self.threads:
             loop.call_soon(self._start)  # after the requests that the same turn of the loop brings
         self._waiting.extend(mine)
         try:
@@ -111,18 +116,24 @@ class Batcher(Generic[Item, Result]):
                     waiting.answer.exception()  # seen: of several errors in one request the first is reported
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _start(self) -> None:
         self._waiting = [w for w in self._waiting if not w.answer.done()]
-        if self._busy or not self._waiting:
-            return
-        batch = choose(self._waiting, time.monotonic(), self.how)
-        chosen = {id(w) for w in batch}
-        self._waiting = [w for w in self._waiting if id(w) not in chosen]
-        self._busy = True
-        loop = asyncio.get_running_loop()
-        self._thread.submit(self._run, batch, loop)
+        while self._waiting and self._running < self.threads:
+            batch = choose(self._waiting, time.monotonic(), self._share())
+            chosen = {id(w) for w in batch}
+            self._waiting = [w for w in self._waiting if id(w) not in chosen]
+            self._running += 1
+            self._pool.submit(self._run, batch, asyncio.get_running_loop())
+
+    def _share(self) -> Batching:
+        """What waits is divided among the idle workers, as far as a batch is still worth a call."""
+        idle = self.threads - self._running
+        if idle == 1:
+            return self.how
+        part = -(-sum(w.size for w in self._waiting) // idle)
+        return replace(self.how, max_tokens=min(self.how.max_tokens, max(part, self.how.call_tokens)))
 
     def _run(self, batch: list[Waiting[Item, Result]], loop: asyncio.AbstractEventLoop) -> None:
         began_s = time.monotonic()
@@ -143,7 +154,7 @@ class Batcher(Generic[Item, Result]):
             return [self._outcomes([item])[0] for item in items]
 
     def _done(self, batch: list[Waiting[Item, Result]], outcomes: Sequence[Result | Exception], told: Ran) -> None:
-        self._busy = False
+        self._running -= 1
         self._start()  # the model first: answers are written while it works
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.answer.done():

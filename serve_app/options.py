@@ -37,7 +37,8 @@ class ServeOptions(BaseModel):
     downscale_delay_s: float = Field(default=120, ge=0)
     """Seconds of too few requests before one is taken away."""
     num_cpus: float = Field(default=1, ge=0)
-    """CPUs that Ray sets aside for each replica; the model computes with this many threads, at least one."""
+    """CPUs that Ray sets aside for each replica, which computes with this many threads. If it is not given, `bigmodel
+    serve` on a Ray of its own shares the machine's CPUs among the replicas."""
     num_gpus: float = Field(default=0, ge=0)
     """GPUs for each replica; the model runs on the GPU if there is any part of one."""
 

@@ -26,10 +26,7 @@ class Replica:
     """
 
     def __init__(self, options: ServeOptions) -> None:
-        import torch
-
         ray_host.close_internal_port()
-        torch.set_num_threads(max(1, int(options.num_cpus)))
         sys.setswitchinterval(SWITCH_S)
         device = "cuda" if options.num_gpus else "cpu"
         predictor = Predictor.load(options.model, device=device, precision=options.precision)
@@ -50,9 +47,15 @@ def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpo
     async def ask(inputs: list[Row]) -> list[Answer]:
         return await batcher.ask(inputs, [size(row) for row in inputs])
 
+    def begin() -> None:
+        import torch
+
+        torch.set_num_threads(max(1, int(options.num_cpus) // batcher.threads))
+
     metrics = Metrics(options.word, replica)
     how = Batching(max_tokens=options.max_batch_tokens, pads=predictor.pads)
-    batcher: Batcher[Row, Answer] = Batcher(work, how, metrics.ran)
+    # with a second batch under way the model does not wait for encoding, nor for the lock that Python's threads share
+    batcher: Batcher[Row, Answer] = Batcher(work, how, metrics.ran, 2 if options.num_cpus >= 2 else 1, begin)
     task, processor = predictor.task, predictor.processor
     limits = Limits(options.max_inputs, options.max_body_bytes, options.max_body_s)
     form = Form(task.request(processor), task.answer(processor), limits)

@@ -56,7 +56,8 @@ def serving(
         ray = ray_host.join(address, host, port)
     else:
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        options = fit_machine(options, {"CPU": cpus, "GPU": num_gpus() if options.num_gpus else 0}, say)
+        there = {"CPU": cpus, "GPU": num_gpus() if options.num_gpus else 0}
+        options = fit_machine(share_cpus(options, cpus), there, say)
         ray = ray_host.start(host, port, cpus)
     deployed = False
     try:
@@ -66,6 +67,13 @@ def serving(
         yield ray.url
     finally:
         ray_host.stop(ray, options.word if deployed else None)
+
+
+def share_cpus(options: ServeOptions, cpus: int) -> ServeOptions:
+    """The CPUs of a machine of its own are the replicas', unless it is said how many each gets."""
+    if "num_cpus" in options.model_fields_set:
+        return options
+    return options.model_copy(update={"num_cpus": max(1, cpus // options.max_replicas)})
 
 
 def fit_machine(options: ServeOptions, there: dict[str, float], say: Callable[[str], None]) -> ServeOptions:

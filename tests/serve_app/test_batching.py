@@ -81,6 +81,35 @@ def test_those_who_come_while_a_batch_runs_go_together_in_the_next():
     assert seen == [["first"], ["0", "1", "2", "3", "4"]]
 
 
+def test_two_workers_share_what_waits_and_run_at_once():
+    together, seen, threads = threading.Barrier(2, timeout=5), [], set()
+
+    def work(items):
+        seen.append(len(items))
+        together.wait()  # breaks unless both run
+        return items
+
+    batcher = Batcher(work, Batching(pads=False), threads=2, begin=lambda: threads.add(threading.get_ident()))
+
+    async def scene():
+        texts = [str(i) for i in range(20)]
+        assert await batcher.ask(texts, [100] * 20) == texts
+
+    run(scene)
+    assert seen == [10, 10] and len(threads) == 2
+
+
+def test_what_is_not_worth_two_calls_is_one_batch():
+    seen = []
+    batcher = Batcher(lambda items: seen.append(len(items)) or items, Batching(pads=False), threads=2)
+
+    async def scene():
+        await batcher.ask(["a", "b", "c"], [20, 30, 40])
+
+    run(scene)
+    assert seen == [3]
+
+
 def test_only_the_guilty_one_of_a_batch_fails():
     def work(items):
         if "bad" in items:

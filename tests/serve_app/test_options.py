@@ -6,7 +6,7 @@ from ray.serve.schema import ServeDeploySchema
 from bigmodel.errors import ConfigError, ResourceError
 from serve_app.app import build
 from serve_app.options import ServeOptions, read_options
-from serve_app.start import fit_machine
+from serve_app.start import fit_machine, share_cpus
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,14 @@ def test_more_replicas_than_a_machine_holds_are_refused_and_a_range_is_cut():
         fit_machine(ServeOptions(model="m", min_replicas=3, max_replicas=3), there, said.append)
     with pytest.raises(ResourceError, match="1 replicas of 1 GPU each need 1; this machine has 0"):
         fit_machine(ServeOptions(model="m", num_gpus=1), there, said.append)
+
+
+def test_replicas_share_a_machine_that_is_theirs_alone():
+    there = {"CPU": 8, "GPU": 0}
+    for most, cpus in ((1, 8), (3, 2), (20, 1)):
+        asked = share_cpus(ServeOptions(model="m", max_replicas=most), 8)
+        assert asked.num_cpus == cpus and fit_machine(asked, there, print).max_replicas == min(most, 8)
+    assert share_cpus(ServeOptions(model="m", num_cpus=0.5), 8).num_cpus == 0.5
 
 
 def test_the_application_autoscales_as_asked():
