@@ -56,7 +56,7 @@ def serving(
         ray = ray_host.join(address, host, port)
     else:
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        there = {"CPU": cpus, "GPU": num_gpus() if options.num_gpus else 0}
+        there: dict[str, float] = {"CPU": cpus, "GPU": num_gpus() if options.num_gpus else 0}
         options = fit_machine(share_cpus(options, cpus), there, say)
         ray = ray_host.start(host, port, cpus)
     deployed = False
