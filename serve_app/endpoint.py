@@ -54,6 +54,8 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await _lifespan(receive, send)
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close"})  # before it is accepted: a 403
         try:
             kind, body = await self._answer(scope, receive)
             status, headers = 200, []

@@ -65,9 +65,11 @@ class ServeOptions(BaseModel):
         return name
 
     @model_validator(mode="after")
-    def _range_is_a_range(self) -> ServeOptions:
+    def _limits_fit_together(self) -> ServeOptions:
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})")
+        if self.max_waiting < self.max_inputs:
+            raise ValueError(f"max_waiting ({self.max_waiting}) is below max_inputs ({self.max_inputs})")
         return self
 
     @property

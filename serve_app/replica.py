@@ -45,13 +45,14 @@ def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpo
         return predictor.predict(inputs, options.max_batch_tokens)
 
     async def ask(inputs: list[Row]) -> list[Answer]:
-        return await batcher.ask(inputs, [size(row) for row in inputs])
+        return await batcher.ask(inputs, [min(size(row), longest) for row in inputs])
 
     def begin() -> None:
         import torch
 
         torch.set_num_threads(max(1, int(options.num_cpus) // batcher.threads))
 
+    longest = predictor.max_length
     metrics = Metrics(options.word, replica)
     how = Batching(max_tokens=options.max_batch_tokens, pads=predictor.pads)
     # with a second batch under way the model does not wait for encoding, nor for the lock that Python's threads share

@@ -211,6 +211,14 @@ def test_http_1_0_is_spoken(client):
     assert b" 200 OK" in found.split(b"\r\n")[0] and b'"label"' in found
 
 
+def test_a_socket_that_wants_to_be_a_web_socket_is_told_no(client):
+    head = f"GET {client.path} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+    found = client.raw(
+        f"{head}sec-websocket-version: 13\r\nsec-websocket-key: eHh4eHh4eHh4eHh4eHh4eA==\r\n\r\n".encode()
+    )
+    assert re.match(rb"HTTP/1.1 4\d\d ", found)
+
+
 def test_a_query_is_ignored(client):
     assert client.request("POST", client.path + "?a=b", b'{"text": "good"}').status == 200
 

@@ -15,6 +15,7 @@ from serve_app.start import fit_machine, share_cpus
         ({}, "'model' is missing"),
         ({"model": "m", "max_replica": 3}, "there is no 'max_replica'. Did you mean 'max_replicas'?"),
         ({"model": "m", "min_replicas": 3}, r"max_replicas \(1\) is below min_replicas \(3\)"),
+        ({"model": "m", "max_waiting": 10}, r"max_waiting \(10\) is below max_inputs \(64\)"),
         ({"model": "m", "max_replicas": 0}, "max_replicas .* greater than or equal to 1, not 0"),
         ({"model": "m", "precision": "fp8"}, "precision .* 'fp32' or 'bf16', not 'fp8'"),
         ({"model": "m", "name": "a/b"}, "name may have letters"),
