@@ -138,7 +138,7 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise Refusal(400, "invalid_json", f"The key {dump(twice).decode():.60} stands twice in one object.")
+        raise Refusal(422, "repeated_key", f"The key {dump(twice).decode():.60} stands twice in one object.")
     return found
 
 

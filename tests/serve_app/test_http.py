@@ -59,7 +59,7 @@ def test_a_text_longer_than_the_model_reads_is_answered_with_the_counts(client):
         ('{"text": "good"}'.encode("utf-16"), 400, "invalid_json", "not JSON"),
         (b"[" * 10_000, 400, "invalid_json", "recursion"),
         (b'{"text": ' + b"[" * 5_000 + b"]" * 5_000 + b"}", 400, "invalid_json", "recursion"),
-        (b'{"text": "a", "text": "b"}', 400, "invalid_json", '"text" stands twice'),
+        (b'{"text": "a", "text": "b"}', 422, "repeated_key", '"text" stands twice'),
         (b"[]", 422, "invalid_request", 'such as {"text": "..."}'),
         (b"null", 422, "invalid_request", "JSON object"),
         (b'"good"', 422, "invalid_request", "JSON object"),
@@ -88,6 +88,24 @@ def test_a_wrong_body_is_refused_with_one_sentence(client, body, status, code, s
     message = found.body["error"]["message"]
     assert says in message
     assert message.endswith(".") and "\n" not in message and len(message) < 250
+
+
+def test_what_is_no_json_is_a_bad_request_and_nothing_breaks_the_server(client, data_folder):
+    """JSONTestSuite: y_ is JSON, n_ is not, i_ is a matter of taste."""
+    files = sorted((data_folder / "bad_inputs").rglob("[yni]_*.json"))
+    assert len(files) > 200
+    for file in files:
+        if len(body := file.read_bytes()) <= 20_000:
+            found = client.ask(body)
+            wanted = {"y": {422}, "n": {400}, "i": {400, 422}}[file.name[0]]
+            assert found.status in wanted and found.body["error"]["message"].endswith("."), file.name
+
+
+def test_naughty_strings_are_texts(client, data_folder):
+    [file] = (data_folder / "bad_inputs" / "blns").rglob("blns.json")
+    for text in json.loads(file.read_text("utf-8")):
+        found = client.ask({"text": text})
+        assert found.status == (200 if text.strip() else 422), text
 
 
 def test_a_key_without_end_is_not_repeated(client):

@@ -1,10 +1,14 @@
 """The form of requests for a task that is not text: what a later task gets without touching the endpoint."""
 
+import json
 from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
+from bigmodel.tasks import text_classification
 from serve_app.documents import openapi, page
 from serve_app.protocol import Form, Limits, Refusal
 
@@ -21,6 +25,8 @@ class Guess(BaseModel):
 
 
 FORM = Form(Person, Guess, Limits(max_inputs=2))
+TEXT = Form(text_classification.request(None), text_classification.answer(None), Limits())
+KEYS = st.sampled_from(["text", "texts", "age", "city", "inputs"]) | st.text(max_size=4)
 
 
 def test_an_input_of_several_fields_is_an_object_and_many_are_listed_whole():
@@ -46,6 +52,24 @@ def test_what_is_wrong_is_named_by_its_place(body, status, says):
     with pytest.raises(Refusal) as refused:
         FORM.parse(body)
     assert refused.value.status == status and says in refused.value.message
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.binary(max_size=60) | JSON.map(lambda tree: json.dumps(tree).encode()))
+def test_any_bytes_are_a_request_or_a_refusal(body):
+    for form in (FORM, TEXT):
+        try:
+            inputs, _ = form.parse(body)
+        except Refusal as refused:
+            assert refused.status in (400, 413, 422) and "\n" not in refused.message and len(refused.message) < 300
+        else:
+            assert all(row.keys() == form.one.model_fields.keys() for row in inputs)
 
 
 def test_document_and_page_are_made_of_the_form():
