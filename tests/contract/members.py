@@ -50,7 +50,7 @@ class Member:
             "data": {"train": str(file), "valid": str(file), "split": {"test": 0}, **work.data},
             "model": {key: value(folder / key) if callable(value) else value for key, value in self.model.items()},
             "optim": {"lr": 0.005},
-            "train": {"epochs": 40, "batch_size": 8, "validate_every": 120, "precision": "fp32", "threads": 1},
+            "train": {"epochs": 60, "batch_size": 8, "validate_every": 180, "precision": "fp32", "threads": 1},
             "output": str(folder / "run"),
         }
 
