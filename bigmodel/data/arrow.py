@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 PART_ROWS = 65_536
 LENGTH = "__length__"  # the column that ordering reads, beside the sample's own fields
+Columns = dict[str, tuple[NDArray[Any], NDArray[np.int64] | None]]  # values, and where each list begins and ends
 
 
 def write(path: Path, table: pa.Table) -> None:
@@ -54,19 +55,38 @@ class Samples(Sequence[dict[str, Any]]):
         return int(self._starts[-1])
 
     def __getitem__(self, i: Any) -> Any:
-        if not 0 <= i < len(self):
-            raise IndexError(f"there are {len(self):,} samples; {i} was asked for")
-        part = 0 if len(self._parts) == 1 else int(np.searchsorted(self._starts, i, "right")) - 1
-        at = int(i) - int(self._starts[part])
-        sample = {}
-        for name, (values, offsets) in self._parts[part].items():
-            if name != LENGTH:
-                sample[name] = values[at].item() if offsets is None else values[offsets[at] : offsets[at + 1]]
-        return sample
+        return self.take([i])[0]
+
+    def take(self, ids: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
+        """The samples of many indices, in their order: several times as fast as one by one."""
+        wanted = np.asarray(ids, np.int64)
+        if len(wanted) and not (0 <= wanted.min() and wanted.max() < len(self)):
+            raise IndexError(f"there are {len(self):,} samples; {wanted.tolist()} were asked for")
+        if len(self._parts) == 1:
+            return _samples(self._parts[0], wanted)
+        parts = np.searchsorted(self._starts, wanted, "right") - 1
+        samples: list[dict[str, Any]] = [{}] * len(wanted)
+        for part in np.unique(parts):
+            (places,) = np.nonzero(parts == part)
+            found = _samples(self._parts[part], wanted[places] - self._starts[part])
+            for place, sample in zip(places.tolist(), found, strict=True):
+                samples[place] = sample
+        return samples
 
 
-def _columns(table: pa.Table) -> dict[str, tuple[NDArray[Any], NDArray[np.int64] | None]]:
-    columns: dict[str, tuple[NDArray[Any], NDArray[np.int64] | None]] = {}
+def _samples(columns: Columns, at: NDArray[np.int64]) -> list[dict[str, Any]]:
+    fields: dict[str, Any] = {}
+    for name, (values, offsets) in columns.items():
+        if offsets is not None:
+            spans = zip(offsets[at].tolist(), offsets[at + 1].tolist(), strict=True)
+            fields[name] = [values[start:end] for start, end in spans]
+        elif name != LENGTH:
+            fields[name] = values[at].tolist()
+    return [dict(zip(fields, sample, strict=True)) for sample in zip(*fields.values(), strict=True)]
+
+
+def _columns(table: pa.Table) -> Columns:
+    columns: Columns = {}
     for name in table.column_names:
         (array,) = table.column(name).chunks  # a part file is one batch; combine_chunks() would copy it into memory
         if pa.types.is_large_list(array.type):

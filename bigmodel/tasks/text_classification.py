@@ -170,13 +170,12 @@ def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
     """`input_ids` and `attention_mask` int64 (B, T), padded on the right; `labels` int64 (B,)."""
     import torch
 
-    lengths = [len(sample["input_ids"]) for sample in samples]
-    ids = np.full((len(samples), max(lengths)), processor.pad_token_id, dtype=np.int64)
-    attention = np.zeros_like(ids)
-    for i, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
-        ids[i, :length] = sample["input_ids"]
-        attention[i, :length] = 1
-    batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(attention)}
+    texts = [sample["input_ids"] for sample in samples]
+    lengths = np.array([len(text) for text in texts])
+    real = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
+    ids = np.full(real.shape, processor.pad_token_id, dtype=np.int64)
+    ids[real] = np.concatenate(texts)
+    batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(real.astype(np.int64))}
     if "labels" in samples[0]:
         batch["labels"] = torch.tensor([sample["labels"] for sample in samples])
     return batch

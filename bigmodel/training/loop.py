@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bigmodel import models, optim, tasks
+from bigmodel.data.arrow import Samples
 from bigmodel.data.order import Order, generator, shard
 from bigmodel.data.prepare import Prepared, open_prepared
 from bigmodel.errors import ConfigError, Interrupted, TrainingError
@@ -164,7 +165,7 @@ class Trainer:
         return [mine[start::count] for start in range(count)], False
 
     def batch(self, ids: Any, epoch: int) -> dict[str, Tensor]:
-        samples: list[Sample] = [self.samples[i] for i in ids]
+        samples: list[Sample] = self.samples.take(ids)
         if self.augmented:
             seed = self.experiment.train.seed
             samples = [
@@ -214,7 +215,7 @@ class Trainer:
 
     # ---- validation
 
-    def validate(self, rows: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> dict[str, float]:
+    def validate(self, rows: Sequence[dict[str, Any]], samples: Samples) -> dict[str, float]:
         """Metrics of the validation rows, the workers each answering their part."""
         rank, world = self.worker.rank, self.worker.world
         self.model.eval()
@@ -222,7 +223,7 @@ class Trainer:
             predictor = Predictor(
                 self.experiment.task, self.model, self.processor, {}, self.worker.device, self.precision
             )
-            answers = predictor.predict_samples([samples[i] for i in range(rank, len(samples), world)])
+            answers = predictor.predict_samples(samples.take(range(rank, len(samples), world)))
         self.model.train()
         if world > 1:
             parts: list[Any] = [None] * world
