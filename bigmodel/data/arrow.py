@@ -60,8 +60,8 @@ class Samples(Sequence[dict[str, Any]]):
     def take(self, ids: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
         """The samples of many indices, in their order: several times as fast as one by one."""
         wanted = np.asarray(ids, np.int64)
-        if len(wanted) and not (0 <= wanted.min() and wanted.max() < len(self)):
-            raise IndexError(f"there are {len(self):,} samples; {wanted.tolist()} were asked for")
+        if (outside := (wanted < 0) | (wanted >= len(self))).any():
+            raise IndexError(f"there are {len(self):,} samples; {wanted[outside][0]} was asked for")
         if len(self._parts) == 1:
             return _samples(self._parts[0], wanted)
         parts = np.searchsorted(self._starts, wanted, "right") - 1
