@@ -183,6 +183,38 @@ class TrainConfig(Section):
     """Seconds a collective operation of several workers may take."""
 
 
+class TuneConfig(Section):
+    space: dict[str, str | list[Any]] = {}
+    """Field -> values to try: `log:1e-4..1e-1`, `uniform:0..0.5`, `int:1..4`, `choice:64,128` or a list. `optim.beta1` and
+    `optim.beta2` are the parts of `optim.betas`. Added to the learning rate and the betas; `none` takes one of them out."""
+    trials: PositiveInt = 16
+    """Trials, the experiment as it is the first of them."""
+    search: Literal["tpe", "random", "grid"] = "tpe"
+    """How the next values are chosen: tree-structured Parzen estimators, at random, or every combination."""
+    scheduler: Literal["asha", "none", "pbt"] = "asha"
+    """asha stops the worse trials early; pbt lets bad ones go on from the weights of good ones, at other rates."""
+    grace: PositiveInt = 1
+    """Validations before a trial may be stopped, and between two exploits of pbt."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """Of this many trials asha lets one go on, at `grace` validations, `reduction` times as many, and so on."""
+    max_concurrent: Count = 0
+    """Trials at a time; 0 is as many as there are cores, or GPUs, for."""
+    in_order: bool = False
+    """One trial at a time: a search that was interrupted ends at the same winner as one that was not."""
+    num_cpus: PositiveFloat = 1.0
+    """Cores of a trial, which computes with as many threads; 0.5 lets two share one."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of a trial; 0.5 lets two share one."""
+    minutes: Annotated[float, Field(ge=0)] = 0.0
+    """No trial begins after this time, and those that run are stopped; 0 is no limit."""
+    seed: Seed = 0
+    """Of the choice of values. The trials themselves have train.seed."""
+    candidates: Count = 2
+    """How many of the best are trained again with further seeds, beside the default; 0 leaves the verdict out."""
+    repeats: Annotated[int, Field(ge=2)] = 3
+    """Seeds of each candidate and of the default, the search's own among them."""
+
+
 class Experiment(Section):
     task: Literal["text-classification"]
     """What the model is for: text-classification, a text in and one label of a fixed set out."""
@@ -195,6 +227,8 @@ class Experiment(Section):
     """Scheme of the weights that do not come from a checkpoint."""
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    tune: TuneConfig = TuneConfig()
+    """What `bigmodel tune` searches, and how; training does not read it."""
     output: str = "runs/model"
     """Folder of the run: events, checkpoints, model, report."""
 

@@ -23,6 +23,7 @@ from bigmodel.experiment import Experiment, differences
 # What may change between a run and its continuation: who does the work, not what the work is.
 EXECUTION: Any = {
     "output": True,
+    "tune": True,
     "train": {"workers", "retries", "timeout", "keep", "checkpoint_every"},
     "data": {"cache", "distributed"},
 }
