@@ -37,12 +37,14 @@ from bigmodel.data.sources import pieces
 from bigmodel.data.split import distribute
 from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
-from bigmodel.tasks.base import Refused, Sample, Task
+from bigmodel.tasks.base import Refused, Row, Sample, Task
 
 VERSION = 3  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
 CLEANED = 8192  # rows in one batch of a cleaned file
 ENCODED = 2048  # rows encoded at once: what the tokenizer returns is large
+HELD_OUT = {"valid": "validation", "test": "the test"}
+SHOWN = 5  # further places in a message
 Say = Callable[[str], None]
 Every = Callable[[Callable[[Any], dict[str, int]], Sequence[Any]], list[dict[str, int]]]
 
@@ -175,20 +177,22 @@ def _build(path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]
         counts |= distribute(cleaned, path / "rows", experiment.data.split)
         shutil.rmtree(path / "cleaned")
         if not counts["splits"]["train"]:
-            raise DataError(f"{_named(sources)}: no row is left to train on")
+            raise DataError(f"{_named(sources)}: no row is left to train on{_held_out(experiment, counts)}")
         say(f"preparing the data: {counts['rows']:,} rows; learning labels and vocabulary")
-        learnt = _fit(path, experiment, task, sources)
+        learnt = _fit(path, experiment, task, sources, counts)
         say("preparing the data: encoding")
         every(_encode_part, [(experiment, str(part), learnt) for part in sorted((path / "rows").iterdir())])
     return {"learnt": learnt, "counts": counts}
 
 
-def _fit(path: Path, experiment: Experiment, task: Task, sources: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _fit(
+    path: Path, experiment: Experiment, task: Task, sources: Sequence[tuple[str, str]], counts: Mapping[str, Any]
+) -> dict[str, Any]:
     rows = arrow.Rows(_parts(path / "rows", "train"))
     try:
         processor, learnt = task.fit(partial(iter, rows), experiment)
     except DataError as error:
-        raise DataError(f"{_named(sources)}: {error}") from None
+        raise DataError(f"{_named(sources)}: {error}{_held_out(experiment, counts)}") from None
     try:
         processor.save_pretrained(path / "processor")
     except OSError:
@@ -202,6 +206,17 @@ def _named(sources: Sequence[tuple[str, str]]) -> str:
     """The files of the training rows, in a message."""
     first, *others = [source for split, source in sources if split == "train"]
     return f"{first} and {len(others)} more" if others else first
+
+
+def _held_out(experiment: Experiment, counts: Mapping[str, Any]) -> str:
+    """What else became of the training files' rows, and what to do where that is the matter; nothing if it is not."""
+    data = experiment.data
+    cut = [name for name in ("valid", "test") if getattr(data, name) is None and counts["splits"][name]]
+    if not cut:
+        return ""
+    rows = " and ".join(f"{counts['splits'][name]:,} for {HELD_OUT[name]}" for name in cut)
+    lower, named = (" and ".join(f"data.{at}{name}" for name in cut) for at in ("split.", ""))
+    return f" (held out: {rows}). Add rows, change {lower}, or name files with {named}"
 
 
 # ---- units of work: a function of plain values that writes its own file, so that any process can do it
@@ -295,27 +310,61 @@ def _encode_part(unit: tuple[Experiment, str, dict[str, Any]]) -> dict[str, int]
     processor, rows = _processor(path.parent.parent / "processor"), arrow.Rows([path])
     tables = []
     for start in range(0, len(rows), ENCODED):
-        samples = _encode(experiment, task, rows, start, processor, learnt)
+        samples = _encode(experiment, task, path.name.partition("-")[0], rows, start, processor, learnt)
         tables.append(arrow.sample_table(samples, [task.length(sample) for sample in samples]))
     arrow.write(path.parent.parent / "samples" / path.name, pa.concat_tables(tables))
     return {"samples": len(rows)}
 
 
 def _encode(
-    experiment: Experiment, task: Task, rows: arrow.Rows, start: int, processor: Any, learnt: Mapping[str, Any]
+    experiment: Experiment,
+    task: Task,
+    split: str,
+    rows: arrow.Rows,
+    start: int,
+    processor: Any,
+    learnt: Mapping[str, Any],
 ) -> list[Sample]:
-    chosen = rows[start : start + ENCODED]
     try:
-        return task.encode(chosen, processor, learnt)
+        return task.encode(rows[start : start + ENCODED], processor, learnt)
     except Refused:
-        for i, row in enumerate(chosen, start):  # once more, one by one: which row is it?
-            try:
-                task.encode([row], processor, learnt)
-            except Refused as refused:
-                column = task.columns(experiment.data).get(refused.column or "")
-                where = ":".join(map(str, rows.place(i))) + (f": column '{column}'" if column else "")
-                raise DataError(f"{where}: {refused.reason}") from None
-        raise
+        refused = [(i, why) for i in range(start, len(rows)) if (why := _refusal(task, rows[i], processor, learnt))]
+        if not refused:
+            raise
+    (first, why), *others = refused
+    column = task.columns(experiment.data).get(why.column or "")
+    where = _place(rows, first) + (f": column '{column}'" if column else "")
+    raise DataError(f"{where}: {why.reason}. {_advice(experiment, split)}{_likewise(rows, others)}")
+
+
+def _refusal(task: Task, row: Row, processor: Any, learnt: Mapping[str, Any]) -> Refused | None:
+    """Why a row cannot be encoded; None if it can."""
+    try:
+        task.encode([row], processor, learnt)
+    except Refused as refused:
+        return refused
+    return None
+
+
+def _advice(experiment: Experiment, split: str) -> str:
+    """What to do with a row that does not go with the training rows: it depends on who put it apart from them."""
+    if getattr(experiment.data, split) is not None:
+        return f"The row is of data.{split}: correct it, remove it, or add rows like it to data.train"
+    return (
+        f"The row fell to those held out for {HELD_OUT[split]}: correct it, remove it, add more rows like it, hold out "
+        f"others with data.split.{split}, or name a file with data.{split}"
+    )
+
+
+def _likewise(rows: arrow.Rows, others: Sequence[tuple[int, Refused]]) -> str:
+    if not others:
+        return ""
+    places = ", ".join(_place(rows, i) for i, _ in others[:SHOWN]) + (" ..." if len(others) > SHOWN else "")
+    return f". So with {len(others):,} more: {places}"
+
+
+def _place(rows: arrow.Rows, i: int) -> str:
+    return ":".join(map(str, rows.place(i)))
 
 
 def _processor(path: Path) -> Any:

@@ -41,9 +41,9 @@ def label_id(label: str, label2id: Mapping[str, int]) -> int:
     """The number of a label; Refused if training rows have no such label."""
     number = label2id.get(label)
     if number is None:
-        some = ", ".join(list(label2id)[:SHOWN]) + (" ..." if len(label2id) > SHOWN else "")
-        reason = f"label '{label}' does not occur in the training rows. Known: {some}. Correct it, or remove the row"
-        raise Refused(reason, "label")
+        more = f" and {len(label2id) - SHOWN:,} more" if len(label2id) > SHOWN else ""
+        some = ", ".join(list(label2id)[:SHOWN]) + more
+        raise Refused(f"label '{label}' does not occur in the training rows. Known: {some}", "label")
     return int(number)
 
 

@@ -299,6 +299,30 @@ ERRORS: dict[str, tuple[dict[str, str | bytes], dict[str, Any], str]] = {
         {"train": "a.csv", "max_bad": 1},
         "a.csv: no row is left to train on",
     ),
+    "every row held out": (
+        {"a.csv": HEAD + "row 0,0\n"},
+        {"train": "a.csv"},
+        "a.csv: no row is left to train on (held out: 1 for the test). Add rows, change data.split.test, or name files "
+        "with data.test",
+    ),
+    "the other label held out": (
+        {"a.csv": HEAD + "row 0,0\nrow 1,1\n"},
+        {"train": "a.csv"},
+        "at least two labels, the training rows hold only '1' (held out: 1 for the test). Add rows, change "
+        "data.split.test, or name files with data.test",
+    ),
+    "rare label held out": (
+        {"a.csv": HEAD + ROWS + "rare thing 20,rare\n"},
+        {"train": "a.csv"},
+        "a.csv:202: column 'label': label 'rare' does not occur in the training rows. Known: 0, 1. The row fell to "
+        "those held out for the test: correct it, remove it, add more rows like it, hold out others with "
+        "data.split.test, or name a file with data.test",
+    ),
+    "rare labels in validation": (
+        {"a.csv": HEAD + ROWS + "".join(f"rare thing {i},rare{i}\n" for i in (3, 0, 1, 2))},
+        {"train": "a.csv", "split": {"test": 0, "valid": 0.25}},
+        "or name a file with data.valid. So with 2 more: {}/a.csv:204, {}/a.csv:205",
+    ),
     "unknown encoding": (
         {"a.csv": HEAD.encode() + b"caf\xe9,1\nna\xefve,0\n" * 3},
         {"train": "a.csv"},
@@ -312,7 +336,8 @@ ERRORS: dict[str, tuple[dict[str, str | bytes], dict[str, Any], str]] = {
     "label unknown to training": (
         {"test.csv": HEAD + "a,1\n\nb,9\n"},
         {"test": "test.csv"},
-        "test.csv:4: column 'label': label '9' does not occur in the training rows. Known: 0, 1.",
+        "test.csv:4: column 'label': label '9' does not occur in the training rows. Known: 0, 1. The row is of "
+        "data.test: correct it, remove it, or add rows like it to data.train",
     ),
     "label unknown, column renamed": (
         {"v.csv": "review,stars\na,good\n", "t.csv": "review,stars\nb,1\nc,0\n"},
