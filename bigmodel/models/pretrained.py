@@ -1,6 +1,7 @@
 """Models from a checkpoint, a Hugging Face directory or a name on the hub: safetensors only, no foreign code."""
 
 import copy
+import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,8 @@ def read_config(source: str) -> PreTrainedConfig:
     path = locate(source)
     folder = Path(path)
     here = source != "" and folder.is_dir()
-    if not here and (not source or source[0] in "./~" or source.count("/") > 1):
-        raise ModelError(f"model.pretrained: there is no directory '{source}'")
+    if not here and (problem := _path_problem(source)):
+        raise ModelError(f"model.pretrained: {problem}")
     if here and not any(folder.glob("*.safetensors")):
         hint = f". Did you mean {source.rstrip('/')}/model?" if (folder / "model" / "config.json").is_file() else ""
         raise ModelError(
@@ -45,6 +46,19 @@ def read_config(source: str) -> PreTrainedConfig:
             "code that comes with a checkpoint is not run"
         )
     return config
+
+
+def _path_problem(source: str) -> str | None:
+    """Why a source that is no directory is no name on the hub (owner/name) either; None if it may be one."""
+    parent = Path(source).parent
+    beside = "/" in source and parent.is_dir()
+    if source and source[0] not in "./~" and source.count("/") <= 1 and not beside:
+        return None
+    there = [path.name for path in parent.glob("*/")] if beside else []
+    if close := difflib.get_close_matches(Path(source).name, there, n=1):
+        return f"there is no directory '{source}'. Did you mean {parent / close[0]}?"
+    why = f". It is not looked for on the hub, as there is a folder '{parent}' here" if source[:1] not in "./~" else ""
+    return f"there is no directory '{source}'{why if beside else ''}"
 
 
 def load(source: str, auto_class: Any, fields: Mapping[str, Any], learnt: Mapping[str, Any]) -> PreTrainedModel:

@@ -210,6 +210,17 @@ def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub():
     )
 
 
+def test_a_misspelt_directory_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/reviews/model").mkdir(parents=True)
+    none = "model.pretrained: there is no directory"
+    assert refusal("runs/reviws") == f"{none} 'runs/reviws'. Did you mean runs/reviews?"
+    assert refusal("./runs/reviews/modle") == f"{none} './runs/reviews/modle'. Did you mean runs/reviews/model?"
+    assert refusal("runs/other") == (
+        f"{none} 'runs/other'. It is not looked for on the hub, as there is a folder 'runs' here"
+    )
+
+
 def test_a_model_for_another_task_is_refused(checkpoint, tmp_path):
     shutil.copytree(checkpoint("bert"), tmp_path / "vit")
     AutoConfig.for_model("vit").save_pretrained(tmp_path / "vit")
