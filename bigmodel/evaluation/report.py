@@ -47,7 +47,6 @@ def _training(training: Mapping[str, Any]) -> str:
         _told(known, "rows", "{:,} rows"),
         _told(known, "steps", "{:,} steps"),
         _told(known, "best_step", "best after {:,}"),
-        _told(known, "epochs", "{:,} epochs"),
         _told(known, "seconds", "{:,.1f} s"),
         _told(known, "samples_per_s", "{:,.0f} samples/s"),
         _told(known, "precision", "{}"),

@@ -17,7 +17,6 @@ from bigmodel.evaluation.evidence import Evidence
 TRAINING = {
     "rows": 9516,
     "steps": 298,
-    "epochs": 2,
     "seconds": 117.1,
     "samples_per_s": 162.4,
     "best_step": 149,
@@ -73,7 +72,7 @@ def test_the_summary_says_what_the_report_holds(report):
         report["baselines"]["linear"]["comparison"]["statement"],
         "Calibration error 0.3000: 0.8000 sure on average, 0.5000 right (overconfident)",
         "4 of the tested rows also stand in the training rows",
-        "2,463,334 parameters, 9,516 rows, 298 steps, best after 149, 2 epochs, 117.1 s, 162 samples/s, bf16",
+        "2,463,334 parameters, 9,516 rows, 298 steps, best after 149, 117.1 s, 162 samples/s, bf16",
         "818 rows/s, 20,339 tokens/s, 3.02 s (cpu, 2 threads, fp32)",
         "/data/评论.csv:3  wanted 好, found 坏 (0.800), loss 1.61",
         "worst mistakes (2 of 4 rows are wrong)",
