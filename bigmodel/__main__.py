@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -169,6 +170,7 @@ def main() -> None:
     from bigmodel.errors import BigmodelError, Interrupted
 
     walk_rarely()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a command as Ctrl-C does
     try:
         app(prog_name="bigmodel")
     except Interrupted as e:
@@ -177,7 +179,9 @@ def main() -> None:
     except BigmodelError as e:
         print(f"bigmodel: {e}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as e:
+        if isinstance(e, SystemExit) and e.code not in (130, signal.SIGTERM):  # typer's Ctrl-C, and Ray's SIGTERM
+            raise
         print("bigmodel: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever read what we print has left, as `head` does

@@ -143,3 +143,19 @@ def test_an_interrupted_run_leaves_with_130_and_goes_on_with_the_same_command(tm
         steps.append(int(last.split("step ")[1].split()[0]))
     assert f"continuing from the checkpoint of step {steps[0]:,}" in seen
     assert steps[1] > steps[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_preparation_ends_it_with_one_message(number, tmp_path):
+    rows = "".join(f"a film of {i} minutes,{i % 2}\n" for i in range(400_000))
+    (tmp_path / "reviews.csv").write_text("text,label\n" + rows)
+    (tmp_path / "reviews.yaml").write_text(
+        "task: text-classification\ndata: {train: reviews.csv, text: text, label: label}\noutput: runs/a\n"
+    )
+    command = [sys.executable, "-m", "bigmodel", "train", "reviews.yaml"]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout is not None and "reading and cleaning" in running.stdout.readline()
+    running.send_signal(number)
+    _, errors = running.communicate(timeout=60)
+    assert (errors, running.returncode) == ("bigmodel: interrupted\n", 130)
+    assert not list(tmp_path.glob("runs/.prepared/*/")), "nothing half made is left"
