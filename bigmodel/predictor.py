@@ -63,6 +63,8 @@ class Predictor:
             processor = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         except (OSError, ValueError, KeyError, SafetensorError) as e:
             raise CheckpointError(f"{path}: this model directory does not open: {str(e).splitlines()[0]}") from None
+        if reason := tasks.get(task).unfit(model.config):
+            raise ConfigError(f"{path}: this model is not for {task}: {reason}. Name a model that is")
         if tokenizer.is_made_up(processor):
             raise CheckpointError(f"{path}: there is no tokenizer: put the one that the model was trained with here")
         if processor.pad_token is None:

@@ -76,6 +76,9 @@ class Task(Protocol):
     def loss(self, model: Any, batch: Mapping[str, Any], experiment: Experiment) -> Any:
         """Sum of the losses of the batch's targets, a scalar tensor of float32."""
 
+    def unfit(self, config: Any) -> str:
+        """Why a model with this config does another task, whatever its class is called; nothing if it does this one."""
+
     def predict(self, model: Any, batch: Mapping[str, Any], processor: Any) -> list[Answer]:
         """One answer a sample."""
 

@@ -193,6 +193,14 @@ def loss(model: Any, batch: Mapping[str, Tensor], experiment: Experiment) -> Ten
     return cross_entropy(logits.float(), batch["labels"], reduction="sum", label_smoothing=smoothing)
 
 
+def unfit(config: Any) -> str:
+    if config.problem_type == "multi_label_classification":
+        return "it answers with any number of its labels (problem_type multi_label_classification), not with one"
+    if config.problem_type == "regression" or config.num_labels < 2:
+        return "it answers with a number, as a regression does, not with one of several labels"
+    return ""
+
+
 def predict(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Answer]:
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # (B, K)
     names = [model.config.id2label[i] for i in range(logits.shape[-1])]

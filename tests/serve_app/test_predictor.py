@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from bigmodel.errors import CheckpointError, ConfigError
 from bigmodel.predictor import Predictor, batches
@@ -120,3 +121,27 @@ def test_a_folder_that_is_no_model_is_said_to_be_none(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ConfigError, match=r"has no config.json \(notes.txt\)"):
         Predictor.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_labels": 1}, "it answers with a number"),
+        ({"num_labels": 3, "problem_type": "regression"}, "it answers with a number"),
+        ({"num_labels": 3, "problem_type": "multi_label_classification"}, "it answers with any number of its labels"),
+        ({"num_labels": 3, "problem_type": "single_label_classification"}, None),
+        ({"num_labels": 2}, None),
+    ],
+)
+def test_a_sequence_classifier_that_does_something_else_is_refused(changes, reason, tmp_path, make_model):
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    tokens = AutoTokenizer.from_pretrained(make_model())
+    config = BertConfig(vocab_size=len(tokens), **small, **changes)
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    tokens.save_pretrained(tmp_path)
+    if reason is None:
+        assert Predictor.load(tmp_path).predict([{"text": "good"}])[0]["label"].startswith("LABEL_")
+        return
+    with pytest.raises(ConfigError, match=f"this model is not for text-classification: {reason}") as refused:
+        Predictor.load(tmp_path)
+    assert "\n" not in str(refused.value)
