@@ -35,6 +35,7 @@ from bigmodel.training.run import Run
 
 CHUNK = 4096  # rows read, answered and written together
 LINE_S = 5.0  # between two lines of progress
+UNTESTED = "none: no row was held out. `bigmodel evaluate` tests the model on other files"
 
 
 def train(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> Run:
@@ -48,9 +49,10 @@ def train(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> Run
     report = read_json(run.report) if run.report.exists() else test(experiment, run)
     from bigmodel.evaluation.report import show
 
-    show(report)
     model, told = (p.relative_to(here) if p.is_relative_to(here) else p for p in (run.model, run.report))
-    say(f"model   {model}\nreport  {told}\nserve   bigmodel serve {model}")
+    if report:
+        show(report)
+    say(f"model   {model}\nreport  {told if report else UNTESTED}\nserve   bigmodel serve {model}")
     return run
 
 
@@ -82,17 +84,14 @@ def check(tree: dict[str, Any]) -> list[Problem]:
 
 
 def test(experiment: Experiment, run: Run) -> dict[str, Any]:
-    """Score the test rows with the model directory of a finished run; writes report.json."""
+    """Score the test rows with the model directory of a finished run; writes report.json. -> {} if there are none."""
     from bigmodel.evaluation.evaluate import evaluate as score
 
     path = Path(run.info["prepared"])
     prepared = open_prepared(path) if (path / "prepared.json").exists() else prepare(experiment, say)
     split = "test" if prepared.size("test") else "valid"
     if not prepared.size(split):
-        raise DataError(
-            f"the model is trained ({run.model}), but there are no rows to test it on: name a file with data.test, "
-            "or leave a part of the rows for the test with data.split.test"
-        )
+        return {}
     say(f"testing on {prepared.size(split):,} rows")
     rows = prepared.rows(split)
     report = score(Predictor.load(run.model), rows, rows.place, training=lambda: iter(prepared.rows("train")), say=say)

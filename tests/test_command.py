@@ -159,3 +159,29 @@ def test_a_signal_during_preparation_ends_it_with_one_message(number, tmp_path):
     _, errors = running.communicate(timeout=60)
     assert (errors, running.returncode) == ("bigmodel: interrupted\n", 130)
     assert not list(tmp_path.glob("runs/.prepared/*/")), "nothing half made is left"
+
+
+@pytest.mark.parametrize(
+    ("split", "said", "report"),
+    [
+        ("{valid: 0, test: 0}", "no row is held out: the last weights are kept, and the model is not tested.", False),
+        ("{valid: 0, test: 0.2}", "no row is held out for validation: the last weights are kept", True),
+        ("{valid: 0.2, test: 0}", "no row is held out for the test: the validation rows", True),
+    ],
+)
+def test_that_rows_are_missing_to_judge_by_is_said_before_training(split, said, report, tmp_path, reviews):
+    reviews(tmp_path / "reviews.csv", 40)
+    (tmp_path / "reviews.yaml").write_text(
+        f"task: text-classification\ndata: {{train: reviews.csv, text: text, label: label, split: {split}}}\n"
+        "model: {type: lstm, hidden_size: 8, embedding_size: 8}\n"
+        "train: {epochs: 1, threads: 1, precision: fp32}\noutput: run\n"
+    )
+    for _ in range(2 if not report else 1):  # the same once more, of the run that is finished
+        done = bigmodel("train", "reviews.yaml", folder=tmp_path)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        lines = done.stdout.splitlines()
+        [first] = [i for i, line in enumerate(lines) if line.startswith(said)]
+        assert "data.split." in lines[first] and "training " not in "\n".join(lines[:first])
+        assert (tmp_path / "run/report.json").exists() == report
+        assert ("report  none: no row was held out" in done.stdout) != report
+        assert lines[-1] == "serve   bigmodel serve run/model"

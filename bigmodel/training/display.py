@@ -10,6 +10,11 @@ from typing import Any
 from bigmodel.training.events import Event
 
 LINE_S = 5.0  # between two plain lines of progress
+MISSING = {
+    ("valid",): "no row is held out for validation: the last weights are kept, be they the best or not",
+    ("test",): "no row is held out for the test: the validation rows, by which the model is chosen, stand in for it",
+    ("valid", "test"): "no row is held out: the last weights are kept, and the model is not tested",
+}
 
 
 class Display:
@@ -57,6 +62,9 @@ class Display:
         if event["also_in_training"]:
             notes.append(f"{event['also_in_training']:,} held-out rows also stand in the training rows")
         self._say(f"data {source}: {splits}" + (f" ({'; '.join(notes)})" if notes else ""))
+        if missing := tuple(split for split in ("valid", "test") if not event["splits"][split]):
+            named, part = (" and ".join(f"data.{at}{split}" for split in missing) for at in ("", "split."))
+            self._say(f"{MISSING[missing]}. Name other rows with {named}, or a larger part of these with {part}")
 
     def _show_start(self, event: Event) -> None:
         self._total, self._started_at, self._began = event["total_steps"], event["step"], time.monotonic()
