@@ -44,7 +44,7 @@ CONTENDERS = {
     "bigmodel-whole": "bigmodel tune, no trial stopped early",
 }
 USUALLY = ["bigmodel", "nested", "optuna", "optuna-pruned"]
-NO_LIMIT = 100_000  # trials, where time is the limit
+NO_LIMIT = 10_000  # trials, where time is the limit
 OVERHEAD = 0.10
 
 
@@ -57,6 +57,8 @@ class Search:
     minutes: float | None
     seed: int
     """Of the choice of values; the trials themselves have job.seed."""
+    auto: bool
+    """bigmodel finds its precision itself, and takes the time for it; job.precision is the others'."""
 
 
 # ---- the contenders: each returns its trials and the seconds since its search began
@@ -67,7 +69,9 @@ def bigmodel(search: Search, whole: bool) -> dict[str, Any]:
     from tune_jobs import journal
 
     folder = Path(search.job.folder)
-    wanted = training.experiment(dataclasses.replace(search.job, threads=0), "model").model_dump(mode="json")
+    precision = "auto" if search.auto else search.job.precision
+    job = dataclasses.replace(search.job, threads=0, precision=precision)  # as many threads as a trial has cores
+    wanted = training.experiment(job, "model").model_dump(mode="json")
     wanted["tune"] = {"candidates": 0, "max_concurrent": search.job.threads, "seed": search.seed}
     wanted["tune"] |= {"minutes": search.minutes or 0, "scheduler": "none" if whole else "asha"}
     file, log, lines = folder / "experiment.yaml", folder / "log.txt", folder / "model-tune" / "trials.jsonl"
@@ -276,7 +280,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="search-") as folder:
         what = training.prepare(Path(folder), asked.rows, False, asked.seed)
         job = Job(folder, "textcnn", asked.epochs, asked.threads, asked.precision, asked.seed)
-        search = Search(job, trials, asked.minutes, asked.seed)
+        search = Search(job, trials, asked.minutes, asked.seed, asked.precision == "auto")
         limits = [f"{trials} trials"] if trials else []
         limits += [f"{asked.minutes:g} minutes"] if asked.minutes else []
         print(f"Data: {what}.")
@@ -294,8 +298,8 @@ def main() -> None:
 
 
 def with_precision(search: Search) -> Search:
-    """`auto` made the choice for everybody, so that nobody has another one than bigmodel."""
-    if search.job.precision != "auto":
+    """The others get bigmodel's choice, made before the clock runs."""
+    if not search.auto:
         return search
     choice = in_a_process("precision", search)["precision"]
     print(f"Precision: {choice}, bigmodel's choice for this model and processor.", flush=True)
