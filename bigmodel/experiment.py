@@ -185,8 +185,8 @@ class TrainConfig(Section):
 
 class TuneConfig(Section):
     space: dict[str, str | list[Any]] = {}
-    """Field -> values to try: `log:1e-4..1e-1`, `uniform:0..0.5`, `int:1..4`, `choice:64,128` or a list. `optim.beta1` and
-    `optim.beta2` are the parts of `optim.betas`. Added to the learning rate and the betas; `none` takes one of them out."""
+    """Field -> values to try: `log:1e-4..1e-1`, `uniform:0..0.5`, `int:1..4`, `choice:64,128` or a list. `optim.beta1`
+    and `optim.beta2` are the parts of `optim.betas`. Added to learning rate and betas; `none` takes one of them out."""
     trials: PositiveInt = 16
     """Trials, the experiment as it is the first of them."""
     search: Literal["tpe", "random", "grid"] = "tpe"
@@ -213,6 +213,15 @@ class TuneConfig(Section):
     """How many of the best are trained again with further seeds, beside the default; 0 leaves the verdict out."""
     repeats: Annotated[int, Field(ge=2)] = 3
     """Seeds of each candidate and of the default, the search's own among them."""
+    proxy: dict[str, PositiveInt] = {}
+    """`{hidden_size: 64}` searches on an encoder of this width; what is found is carried to the width of `model` by
+    maximal update parametrisation."""
+
+
+class MupConfig(Section):
+    hidden_size: PositiveInt | None = None
+    """The width of the encoder at which learning rate and initialisation were tuned: the model, however wide, is scaled
+    as if it were tuned there. none is the standard parametrisation."""
 
 
 class Experiment(Section):
@@ -225,6 +234,8 @@ class Experiment(Section):
     name), and the fields of its config."""
     init: Literal["xavier", "kaiming", "orthogonal", "normal"] = "xavier"
     """Scheme of the weights that do not come from a checkpoint."""
+    mup: MupConfig = MupConfig()
+    """Maximal update parametrisation: what is tuned on a narrow encoder holds for a wide one."""
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     tune: TuneConfig = TuneConfig()

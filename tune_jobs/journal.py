@@ -23,7 +23,7 @@ class Trial:
 
     number: int
     params: dict[str, Any] = field(default_factory=dict)
-    """Value of each searched parameter by its name in the experiment: `optim.lr`, `optim.beta1`, `model.hidden_size`."""
+    """Values by their names in the experiment: `optim.lr`, `optim.beta1`, `model.hidden_size`."""
     state: State = "running"
     """finished: trained to its end; stopped: by the scheduler; failed: `reason` says how."""
     curve: Sequence[tuple[int, float]] = ()

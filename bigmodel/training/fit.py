@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Callable, Generator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,14 @@ import torch
 import torch.distributed as dist
 
 from bigmodel import cluster
-from bigmodel.data.prepare import Prepared, prepare
+from bigmodel.data.prepare import Prepared, open_prepared, prepare
 from bigmodel.errors import CheckpointError, Interrupted, ResourceError, TrainingError
 from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.training import loop
 from bigmodel.training.checkpoint import Checkpoints
-from bigmodel.training.events import Listener, Tail
-from bigmodel.training.loop import BEST, Trainer, Worker
+from bigmodel.training.events import Event, Listener, Tail
+from bigmodel.training.loop import BEST, STOP, Trainer, Worker
 from bigmodel.training.run import Run
 
 SHARED = "the output folder and data.cache must lie on storage that all nodes of the cluster share (BIGMODEL_HOME)"
@@ -39,6 +40,19 @@ def fit(experiment: Experiment, fresh: bool = False, listener: Listener = lambda
     Raises ConfigError if the output folder holds another experiment, DataError, ResourceError, TrainingError,
     Interrupted.
     """
+    return loop.finish(fit_in_parts(experiment, fresh, listener))
+
+
+def fit_in_parts(
+    experiment: Experiment,
+    fresh: bool = False,
+    listener: Listener = lambda event: None,
+    prepared: Path | None = None,
+) -> Generator[Event, None, Run]:
+    """`fit` that hands over each validation but the last, to a caller that may leave it there and come back later.
+
+    On workers of Ray Train it goes through in one part. `prepared` is the folder of data prepared before.
+    """
     run = Run(experiment.output_path)
     run.lock()
     begun = False
@@ -46,26 +60,33 @@ def fit(experiment: Experiment, fresh: bool = False, listener: Listener = lambda
         run.refuse_strangers()
         if not fresh:
             run.refuse_another(experiment)
-        prepared = prepare(experiment, lambda line: listener({"kind": "say", "line": line}))
-        listener({"kind": "prepared", "fresh": prepared.fresh, "path": str(prepared.path), **prepared.counts})
+        agree = None if fresh else run.refuse_other_data  # before anything of the run in the folder is replaced
+        data = open_prepared(prepared) if prepared else prepare(experiment, say(listener), agree)
+        listener({"kind": "prepared", "fresh": data.fresh, "path": str(data.path), **data.counts})
         if fresh:
             run.clear()  # not before the new run can start
-        run.begin(experiment, prepared.fingerprint, prepared.path)
+        run.begin(experiment, data.fingerprint, data.path)
         begun = not run.finished
         if run.finished:
             listener({"kind": "say", "line": f"{run.path}: finished before, not trained again. --fresh starts over"})
         else:
-            _finish(experiment, prepared, run, _train(experiment, prepared, run, listener))
+            (run.path / STOP).unlink(missing_ok=True)
+            _finish(experiment, data, run, (yield from _train(experiment, data, run, listener)))
     except BaseException as e:
         if begun:
-            run.write(state="interrupted" if isinstance(e, (Interrupted, KeyboardInterrupt)) else "failed")
+            left = isinstance(e, (Interrupted, KeyboardInterrupt, GeneratorExit))
+            run.write(state="interrupted" if left else "failed")
         raise
     finally:
         run.unlock()
     return run
 
 
-def _train(experiment: Experiment, prepared: Prepared, run: Run, listener: Listener) -> dict[str, Any]:
+def say(listener: Listener) -> Callable[[str], None]:
+    return lambda line: listener({"kind": "say", "line": line})
+
+
+def _train(experiment: Experiment, prepared: Prepared, run: Run, listener: Listener) -> loop.Parts:
     if experiment.train.workers:
         return _on_ray(experiment, prepared, run, listener)
     device = experiment.train.device
@@ -74,7 +95,7 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run, listener: Liste
     if device == "cuda" and not torch.cuda.is_available():
         raise ResourceError("train.device is cuda, but torch finds no GPU here. Leave it at auto, or say cpu")
     worker = Worker(device=device, threads=experiment.train.threads or os.cpu_count() or 1)
-    return loop.train(experiment, prepared.path, run.path, worker, listener)
+    return (yield from loop.in_parts(experiment, prepared.path, run.path, worker, listener))
 
 
 def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict[str, Any]) -> None:
@@ -178,11 +199,14 @@ def _trainer_result(experiment: Experiment, prepared: Prepared, run: Run, scalin
         shutil.rmtree(run.path / "ray", ignore_errors=True)
     if "error" in result:
         raise TrainingError(result["error"])
+    if "interrupted" in result:
+        raise Interrupted(result["interrupted"])
     return result
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:
-    """What runs in each worker. A loss that is not a number would be so again: it is an answer, not a failure."""
+    """What runs in each worker. A loss that is not a number would be so again: it is an answer, not a failure, and so
+    is a stop that was asked for."""
     import ray.train
     import ray.train.torch
 
@@ -196,6 +220,10 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         return loop.train(experiment, Path(config["prepared"]), Path(config["run"]), worker, lambda event: None)
     except TrainingError as e:
         return {"error": str(e)}
+    except Interrupted as e:
+        if not (Path(config["run"]) / STOP).exists():
+            raise  # a signal to this worker alone
+        return {"interrupted": str(e)}
 
 
 def _without(path: Path, worker: Worker) -> list[str]:

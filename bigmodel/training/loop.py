@@ -13,17 +13,17 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bigmodel import models, optim, tasks
+from bigmodel import models, mup, optim, tasks
 from bigmodel.data.arrow import Samples
 from bigmodel.data.order import Order, generator, shard
 from bigmodel.data.prepare import Prepared, open_prepared
@@ -36,10 +36,11 @@ from bigmodel.tasks.base import Sample
 from bigmodel.training import attention, precision
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.dropout import BulkDropout
-from bigmodel.training.events import Events, Listener
+from bigmodel.training.events import Event, Events, Listener
 from bigmodel.training.run import Run
 
-STEP, BEST = "step-", "best-"
+T = TypeVar("T")
+STEP, BEST, STOP = "step-", "best-", "stop"
 FLUSH = 10  # most steps between two looks at the loss, so that a GPU is not waited for at each
 FLUSH_S = 1.0  # seconds between them, where steps are slow
 CHECKPOINT_S = 30.0
@@ -96,9 +97,10 @@ class Trainer:
         except ModelError as e:
             raise ConfigError(str(e)) from None
         initialize(self.model, experiment.init, train.seed)
+        scales = mup.apply(experiment, self.model)
         attention.use(self.model, self.worker.device)
         torch.nn.Module.to(self.model, self.worker.device).train()  # transformers' own `to` has lost its types
-        self.optimizer = optim.build(experiment.optim, self.model)
+        self.optimizer = optim.build(experiment.optim, self.model, scales)
         self.average = [p.detach().clone() for p in self.model.parameters()] if train.average else []
         self.precision = "fp32"
         self.augmented = any(experiment.data.augment.model_dump().values())
@@ -110,6 +112,13 @@ class Trainer:
             devices = [self.worker.device] if self.worker.device != "cpu" else None
             self.wrapped = torch.nn.parallel.DistributedDataParallel(self.model, devices, gradient_as_bucket_view=True)
 
+    def measure_precision(self) -> tuple[str, dict[str, float]]:
+        """The quicker one for the first batch, and the seconds of both."""
+        batch = self.batch(self.pieces(self.order.batch(0))[0][0], 0)
+        return precision.choose(
+            self.model, self.worker.device, lambda: self.task.loss(self.model, batch, self.experiment)
+        )
+
     # ---- one step
 
     def step(self) -> dict[str, Any]:
@@ -118,7 +127,7 @@ class Trainer:
         epoch = step // self.order.steps_per_epoch
         lr = self.experiment.optim.lr * self.factor(step)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
 
         ids = self.order.batch(step)
         pieces, idle = self.pieces(ids)
@@ -295,8 +304,26 @@ def train(experiment: Experiment, prepared: Path, run_path: Path, worker: Worker
     what the report says beside it.
 
     Every worker calls it; the first one writes. Leaves the best weights in checkpoints/best-*. TrainingError if the
-    loss is not a number, Interrupted (state saved) on a signal.
+    loss is not a number, Interrupted (state saved) on a signal or where somebody put a file `stop` into the run.
     """
+    return finish(in_parts(experiment, prepared, run_path, worker, listener))
+
+
+Parts = Generator[Event, None, dict[str, Any]]
+
+
+def finish(parts: Generator[Event, None, T]) -> T:
+    """Go through all parts. -> what comes at their end."""
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            found: T = end.value
+            return found
+
+
+def in_parts(experiment: Experiment, prepared: Path, run_path: Path, worker: Worker, listener: Listener) -> Parts:
+    """`train` that hands over its validation events, each when its checkpoint is saved, and may be left at any."""
     torch.set_num_threads(worker.threads)
     trainer = Trainer(experiment, open_prepared(prepared), worker)
     first = worker.rank == 0
@@ -305,7 +332,7 @@ def train(experiment: Experiment, prepared: Path, run_path: Path, worker: Worker
         _resume(trainer, checkpoints, events)
         _decide_precision(trainer, Run(run_path), events)
         trainer.wrap()
-        _steps(trainer, checkpoints, events, stop)
+        yield from _steps(trainer, checkpoints, events, stop, run_path / STOP)
         events.write("end", step=trainer.progress.step, seconds=trainer.progress.seconds)
     return vars(trainer.progress) | {"precision": trainer.precision, "parameters": trainer.model.num_parameters()}
 
@@ -340,10 +367,7 @@ def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
     asked = trainer.experiment.train.precision
     decided = run.info.get("decisions", {}).get("precision") if asked == "auto" else asked
     if decided is None and trainer.worker.rank == 0:
-        batch = trainer.batch(trainer.pieces(trainer.order.batch(0))[0][0], 0)
-        decided, seconds = precision.choose(
-            trainer.model, trainer.worker.device, lambda: trainer.task.loss(trainer.model, batch, trainer.experiment)
-        )
+        decided, seconds = trainer.measure_precision()
         run.write(decisions=run.info.get("decisions", {}) | {"precision": decided})
         events.write("decision", what="precision", choice=decided, seconds=seconds)
     if trainer.worker.world > 1:  # what the others read may be older or newer than what the first one did
@@ -353,11 +377,13 @@ def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
     trainer.precision = decided
 
 
-def _steps(trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Stop) -> None:
+def _steps(
+    trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Stop, stop_file: Path
+) -> Generator[Event, None, None]:
     train, progress = trainer.experiment.train, trainer.progress
     rows, samples = trainer.prepared.rows("valid")[:], trainer.prepared.samples("valid")
     validate_every = train.validate_every or trainer.order.steps_per_epoch
-    log = StepLog(trainer, events)
+    log = StepLog(trainer, events, stop_file)
     if train.early_stopping and progress.num_worse >= train.early_stopping:
         return  # it had ended
     while progress.step < trainer.total_steps:
@@ -366,35 +392,39 @@ def _steps(trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Sto
         save = validate or stop.asked or (train.checkpoint_every and progress.step % train.checkpoint_every == 0)
         if save or log.full:
             log.flush()
-        if validate:
-            _validate(trainer, checkpoints, events, rows, samples)
+        save = save or log.stop_asked
+        validated = _validate(trainer, checkpoints, events, rows, samples) if validate else None
         if save or (log.checkpoint_due and not train.checkpoint_every):
             progress.events = events.position
             checkpoints.save(f"{STEP}{progress.step:08d}", trainer.tensors(), vars(progress))
             checkpoints.prune(STEP, train.keep)
             checkpoints.prune(BEST, 1)  # not before a step's checkpoint names the better one
             log.saved()  # validation and saving are not training
-        if stop.asked:
+        if stop.asked or log.stop_asked:
             events.flush()
             raise Interrupted(f"stopped after step {progress.step} of {trainer.total_steps}; the state is saved")
         if train.early_stopping and progress.num_worse >= train.early_stopping:
             events.write("early_stop", step=progress.step, best_step=progress.best_step)
             break
+        if validated and progress.step < trainer.total_steps:
+            events.flush()
+            yield validated
+            log.saved()  # nor is what others do meanwhile
 
 
 class StepLog:
     """The lines of the last steps, written together: only then is a GPU, or another worker, waited for.
 
     Whether to look again and whether a checkpoint is due depends on time, but all workers must do the same: the first
-    one's clock, which travels with the losses, decides for all.
+    one's clock, which travels with the losses, decides for all. So does whether it sees the file that asks to stop.
     """
 
-    def __init__(self, trainer: Trainer, events: Events) -> None:
-        self._trainer, self._events = trainer, events
+    def __init__(self, trainer: Trainer, events: Events, stop_file: Path) -> None:
+        self._trainer, self._events, self._stop_file = trainer, events, stop_file
         self._pending: list[dict[str, Any]] = []
         self._wanted = 1
         self._flushed = self._saved = time.perf_counter()
-        self.checkpoint_due = False
+        self.checkpoint_due = self.stop_asked = False
 
     @property
     def full(self) -> bool:
@@ -414,7 +444,9 @@ class StepLog:
         now = time.perf_counter()
         seconds = now - self._flushed
         losses = torch.stack([happened["loss"] for happened in self._pending])
-        losses, seconds, age = self._agree(losses, seconds, now - self._saved)
+        losses, seconds, age, self.stop_asked = self._agree(
+            losses, seconds, now - self._saved, self._stop_file.exists()
+        )
         self._trainer.progress.seconds += seconds
         self.checkpoint_due = age >= CHECKPOINT_S
         self._wanted = min(FLUSH, max(1, int(FLUSH_S * len(self._pending) / max(seconds, 1e-9))))
@@ -425,16 +457,17 @@ class StepLog:
         self._events.flush()
         self._pending, self._flushed = [], time.perf_counter()
 
-    def _agree(self, losses: Tensor, seconds: float, age: float) -> tuple[Tensor, float, float]:
-        """The mean of all workers' losses, and the first one's seconds and age of its checkpoint."""
+    def _agree(self, losses: Tensor, seconds: float, age: float, stop: bool) -> tuple[Tensor, float, float, bool]:
+        """The mean of all workers' losses, and of the first one seconds, age of its checkpoint, stop file."""
         world = self._trainer.worker.world
         if world == 1:
-            return losses, seconds, age
-        clock = [seconds * world, age * world] if self._trainer.worker.rank == 0 else [0.0, 0.0]
-        shared = torch.cat([losses.double(), torch.tensor(clock, dtype=torch.float64, device=losses.device)])
+            return losses, seconds, age, stop
+        own = [seconds * world, age * world, float(stop) * world] if self._trainer.worker.rank == 0 else [0.0] * 3
+        shared = torch.cat([losses.double(), torch.tensor(own, dtype=torch.float64, device=losses.device)])
         dist.all_reduce(shared)
         shared /= world
-        return shared[:-2], shared[-2].item(), shared[-1].item()
+        seconds, age, asked = shared[-3:].tolist()
+        return shared[:-3], seconds, age, asked > 0
 
 
 def _refuse_no_number(loss: float, happened: dict[str, Any]) -> None:
@@ -445,8 +478,11 @@ def _refuse_no_number(loss: float, happened: dict[str, Any]) -> None:
         )
 
 
-def _validate(trainer: Trainer, checkpoints: Checkpoints, events: Events, rows: Any, samples: Any) -> None:
-    """Score the validation rows; the best weights so far are kept. Without such rows the last weights are."""
+def _validate(trainer: Trainer, checkpoints: Checkpoints, events: Events, rows: Any, samples: Any) -> Event | None:
+    """Score the validation rows; the best weights so far are kept. Without such rows the last weights are.
+
+    -> the event of the validation.
+    """
     progress, goal = trainer.progress, trainer.task.goal
     start = time.perf_counter()
     metrics = trainer.validate(rows, samples) if rows else {}
@@ -461,3 +497,4 @@ def _validate(trainer: Trainer, checkpoints: Checkpoints, events: Events, rows: 
     if metrics:
         seconds = round(time.perf_counter() - start, 3)
         events.write("validation", step=progress.step, **metrics, best=better, seconds=seconds)
+    return {"kind": "validation", "step": progress.step, **metrics} if metrics else None

@@ -19,6 +19,7 @@ import yaml
 
 from bigmodel.errors import CheckpointError, ConfigError, ResourceError
 from bigmodel.experiment import Experiment, differences
+from bigmodel.training.events import read
 
 # What may change between a run and its continuation: who does the work, not what the work is.
 EXECUTION: Any = {
@@ -53,6 +54,20 @@ class Run:
     @property
     def finished(self) -> bool:
         return self.info.get("state") == "finished"
+
+    def validations(self) -> list[dict[str, Any]]:
+        """The validations so far, in order."""
+        return [event for event in read(self.events) if event["kind"] == "validation"]
+
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole run, once it has started; else 0."""
+        starts = [event["total_steps"] for event in read(self.events) if event["kind"] == "start"]
+        return int(starts[-1]) if starts else 0
+
+    def seconds(self) -> float:
+        """Spent in training steps so far."""
+        steps = [event for event in read(self.events) if event["kind"] == "step"]
+        return float(sum(step["samples"] / step["samples_per_s"] for step in steps))
 
     def lock(self) -> None:
         """One process trains in a folder at a time; the lock goes when the process goes, however it goes."""
@@ -90,10 +105,14 @@ class Run:
             raise CheckpointError(f"{self.path}: what run this is cannot be read. --fresh starts over")
         self._refuse(differences(_what(stored), _what(experiment)))
 
-    def begin(self, experiment: Experiment, fingerprint: str, prepared: Path) -> None:
-        """Start, or go on: ConfigError if the run in the folder was started with other data."""
+    def refuse_other_data(self, fingerprint: str) -> None:
+        """ConfigError if the run in the folder was started with other data."""
         if self.info.get("fingerprint", fingerprint) != fingerprint:
             self._refuse(["the content of the data files"])
+
+    def begin(self, experiment: Experiment, fingerprint: str, prepared: Path) -> None:
+        """Start, or go on: ConfigError if the run in the folder was started with other data."""
+        self.refuse_other_data(fingerprint)
         if not self.info:
             (self.path / "experiment.yaml").write_text(experiment.to_yaml(), "utf-8")
             self.info = {"fingerprint": fingerprint, "started": _now(), "decisions": {}}

@@ -1,0 +1,134 @@
+"""Which values the next trial tries: Optuna's samplers, behind the interface of Ray Tune's searchers.
+
+A proposal is a function of (seed, number of the trial, results so far), with a sampler made anew for each: nothing has
+to be saved, and a search that goes on after a kill proposes what it would have proposed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.samplers import RandomSampler, TPESampler
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from bigmodel.experiment import Experiment
+from bigmodel.tasks.base import Goal
+from tune_jobs.journal import Journal
+from tune_jobs.space import Space, current
+
+RANDOM_FIRST = 6
+"""Trials at random before the estimators have something to estimate from."""
+
+
+class Proposals(Searcher):
+    """Proposes `{"number": 3, "params": {"optim.lr": 0.004}}`: what the journal holds, then what the experiment says
+    itself, then what the sampler draws. Finished after `tune.trials`."""
+
+    def __init__(self, space: Space, experiment: Experiment, journal: Journal, goal: Goal) -> None:
+        super().__init__(metric=goal.metric, mode=goal.mode)
+        self._space, self._tune, self._journal = space, experiment.tune, journal
+        self._distributions = {name: found.distribution for name, found in space.items()}
+        self._default = {name: current(experiment, name) for name in space}
+        self._goal = goal
+        self._numbers: dict[str, int] = {}
+        self._params: dict[int, dict[str, Any]] = {}
+        self._values: dict[int, float | None] = {}
+        """Of the trials that have ended; None of one that failed."""
+        self.grid = grid(space) if experiment.tune.search == "grid" else []
+        self.num_trials = len(self.grid) or experiment.tune.trials
+
+    def suggest(self, trial_id: str) -> Any:
+        number = len(self._params)
+        if number >= self.num_trials:
+            return Searcher.FINISHED
+        known = self._journal.trials.get(number)
+        params = known.params if known is not None else self._choose(number)
+        if known is None:
+            self._journal.begin(number, params)
+        self._numbers[trial_id], self._params[number] = number, params
+        return {"number": number, "params": params}
+
+    def _choose(self, number: int) -> dict[str, Any]:
+        if self.grid:
+            return {name: self._space[name].value(drawn) for name, drawn in self.grid[number].items()}
+        study = self._study(number)
+        trial = study.ask(self._distributions)
+        params = {name: self._space[name].value(trial.params[name]) for name in self._space}
+        if number == 0:
+            params |= {name: value for name, value in self._default.items() if value is not None}
+        return params
+
+    def _study(self, number: int) -> optuna.Study:
+        """All that is known so far, and a sampler for the next trial."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        seed = (self._tune.seed * 1_000_003 + number) % 2**32
+        sampler = (
+            TPESampler(seed=seed, n_startup_trials=RANDOM_FIRST, constant_liar=True)
+            if self._tune.search == "tpe"
+            else RandomSampler(seed=seed)
+        )
+        study = optuna.create_study(direction="maximize" if self._goal.mode == "max" else "minimize", sampler=sampler)
+        for earlier in sorted(self._params):
+            study.add_trial(self._trial(earlier))
+        return study
+
+    def _trial(self, number: int) -> optuna.trial.FrozenTrial:
+        drawn = {name: self._space[name].drawn(value) for name, value in self._params[number].items()}
+        drawn = {name: value for name, value in drawn.items() if value is not None}
+        value = self._values.get(number)
+        ended = TrialState.COMPLETE if value is not None else TrialState.FAIL
+        return optuna.trial.create_trial(
+            state=ended if number in self._values else TrialState.RUNNING,
+            params=drawn,
+            distributions={name: self._distributions[name] for name in drawn},
+            value=value,
+        )
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        value = (result or {}).get("best")
+        failed = error or value is None or not math.isfinite(value)
+        self._values[self._numbers[trial_id]] = None if failed else value
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see above."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("the journal is read instead")
+
+
+class Listed(Searcher):
+    """Proposes the given params one after the other."""
+
+    def __init__(self, params: Sequence[dict[str, Any]], journal: Journal, goal: Goal) -> None:
+        super().__init__(metric=goal.metric, mode=goal.mode)
+        self._params, self._journal, self._number = params, journal, 0
+        self.num_trials = len(params)
+
+    def suggest(self, trial_id: str) -> Any:
+        if self._number >= self.num_trials:
+            return Searcher.FINISHED
+        number, self._number = self._number, self._number + 1
+        if number not in self._journal.trials:
+            self._journal.begin(number, self._params[number])
+        return {"number": number, "params": self._params[number]}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("the journal is read instead")
+
+
+def grid(space: Space) -> list[dict[str, Any]]:
+    """Every combination, as Optuna draws them."""
+    return [dict(zip(space, values, strict=True)) for values in itertools.product(*(r.grid() for r in space.values()))]

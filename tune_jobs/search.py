@@ -1,0 +1,333 @@
+"""search(experiment) -> Search: trials on Ray Tune, the verdict, best.yaml. Calls fit, owns no training code.
+
+<output>-tune/
+  best.yaml        the winner, an ordinary experiment        best/     its run: model, report, checkpoints
+  trials.jsonl     what was tried                            trials/   a run a trial
+  repeats.jsonl    further seeds of the best                 repeats/
+  tune_report.json, tune_report.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from bigmodel import cluster, tasks
+from bigmodel.data.prepare import Prepared, prepare
+from bigmodel.errors import ConfigError, DataError, Interrupted, ResourceError, TrainingError
+from bigmodel.experiment import Experiment, differences
+from tune_jobs.journal import Journal, Trial, read
+from tune_jobs.space import Space, space, with_values
+
+SURROUNDINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # what happened stands in the runs' own events
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Ray's own snapshots are pickled; ours is the journal
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found. `folder` holds it all."""
+
+    folder: Path
+    experiment: Experiment
+    space: Space
+    trials: Sequence[Trial]
+    repeats: Sequence[Trial]
+    """Of candidates and default with further seeds; `params` say which."""
+    minutes: float
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best"
+
+
+def search(experiment: Experiment, fresh: bool = False, say: Say = print) -> Search:
+    """Try, compare, repeat the best; or go on where an interrupted search was.
+
+    ConfigError for a space that cannot be searched or a folder that holds another search, DataError without rows to
+    validate on, ResourceError, TrainingError if no trial succeeded, Interrupted.
+    """
+    ranges = space(experiment)
+    folder = experiment.output_path.with_name(f"{experiment.output_path.name}-tune")
+    refuse(experiment, ranges)
+    with locked(folder):
+        if fresh:
+            clear(folder)
+        refuse_another(folder, experiment)
+        data = prepare(experiment, say)
+        if not data.size("valid"):
+            raise DataError("a search compares trials by the validation rows, and there are none: see data.split.valid")
+        began = time.monotonic()
+        shared = None if any(shapes_data(name) for name in ranges) else data
+        base = settled(experiment)
+        ours = started(say)
+        try:
+            trials = tried(base, ranges, folder, shared, say)
+            repeats = repeated(base, ranges, folder, shared, trials, say)
+        finally:
+            if ours:
+                import ray
+
+                ray.shutdown()
+        return Search(folder, experiment, ranges, trials, repeats, (time.monotonic() - began) / 60)
+
+
+def refuse(experiment: Experiment, ranges: Space) -> None:
+    tune, train = experiment.tune, experiment.train
+    if tune.scheduler == "pbt" and train.workers > 1:
+        raise ConfigError("tune.scheduler pbt clones weights between trials of one worker: set train.workers=0")
+    if tune.scheduler == "pbt" and any(name.startswith("model.") for name in ranges):
+        named = ", ".join(name for name in ranges if name.startswith("model."))
+        raise ConfigError(f"tune.scheduler pbt clones weights between trials: {named} would change their shapes")
+    if tune.scheduler == "pbt" and tune.in_order:
+        raise ConfigError("tune.in_order trains one trial at a time; tune.scheduler pbt needs several")
+
+
+def shapes_data(name: str) -> bool:
+    return name.startswith(("data.", "model.pretrained")) and not name.startswith("data.augment.")
+
+
+def settled(experiment: Experiment) -> Experiment:
+    """What all trials share: where prepared data lies, and as many threads as a trial has cores."""
+    values: dict[str, Any] = {"data.cache": str(experiment.cache_path)}
+    if not experiment.train.threads:
+        values["train.threads"] = max(1, int(experiment.tune.num_cpus))
+    if experiment.train.workers == 1:
+        values["train.workers"] = 0
+    return with_values(experiment, values)
+
+
+@contextmanager
+def locked(folder: Path) -> Any:
+    """One process searches in a folder at a time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file: IO[str] = open(folder / ".lock", "w")
+    except OSError as e:
+        raise ResourceError(f"{folder}: the folder of the search cannot be written: {e.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ResourceError(
+                f"{folder}: another process is searching here. Wait for it, or name another output"
+            ) from None
+        yield
+
+
+def clear(folder: Path) -> None:
+    for name in ("trials", "repeats", "best", "ray"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("search.yaml", "trials.jsonl", "repeats.jsonl", "best.yaml", "tune_report.json", "tune_report.html"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def refuse_another(folder: Path, experiment: Experiment) -> None:
+    """A search goes on only as what it was; the number of trials may grow, and who does the work may change."""
+    file = folder / "search.yaml"
+    if not file.exists():
+        file.write_text(experiment.to_yaml(), "utf-8")
+        return
+    may_change: Any = {
+        "output": True,
+        "data": {"cache", "distributed"},
+        "train": {"retries", "timeout", "keep"},
+        "tune": {"trials", "minutes", "max_concurrent", "candidates", "repeats"},
+    }
+    stored = Experiment.model_validate(yaml.safe_load(file.read_text("utf-8")))
+    old, new = (one.model_dump(mode="json", exclude=may_change) for one in (stored, experiment))
+    changed = differences(old, new)
+    if changed:
+        lines = "\n".join(f"  {line}" for line in changed)
+        raise ConfigError(
+            f"{folder} holds another search. What differs:\n{lines}\n"
+            "Name another output=, or start over with --fresh, which deletes it."
+        )
+
+
+def started(say: Say) -> bool:
+    os.environ.update({name: value for name, value in SURROUNDINGS.items() if name not in os.environ})
+    say("starting Ray")
+    ours = cluster.connect()
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    return ours
+
+
+# ---- the trials
+
+
+def tried(base: Experiment, ranges: Space, folder: Path, data: Prepared | None, say: Say) -> list[Trial]:
+    from tune_jobs.propose import Proposals
+
+    journal = Journal(folder / "trials.jsonl")
+    goal = tasks.get(base.task).goal
+    proposals = Proposals(ranges, base, journal, goal)
+    done = sum(trial.state != "running" for trial in journal.trials.values())
+    if done >= proposals.num_trials:
+        say(f"{folder}: {done} trials were done before")
+        return read(folder / "trials.jsonl")
+    if journal.trials:
+        say(f"going on: {done} of {proposals.num_trials} trials have ended, {len(journal.trials) - done} had begun")
+    num = concurrency(base)
+    at_once = "one" if num == 1 else str(num)
+    say(f"searching {', '.join(ranges)}: {proposals.num_trials} trials, {at_once} at a time, for {goal.metric}")
+    run_trials(base, folder / "trials", data, proposals, journal, scheduler(base, ranges), num, base.tune.minutes)
+    trials = read(folder / "trials.jsonl")
+    if not [trial for trial in trials if trial.best(goal.mode) is not None]:
+        reasons = sorted({trial.reason for trial in trials if trial.reason})
+        raise TrainingError(f"none of {len(trials)} trials succeeded: {'; '.join(reasons[:3])}")
+    return trials
+
+
+def repeated(
+    base: Experiment, ranges: Space, folder: Path, data: Prepared | None, trials: Sequence[Trial], say: Say
+) -> list[Trial]:
+    """The best trials and the default once more, with further seeds: was it the values, or luck?"""
+    from tune_jobs.propose import Listed
+
+    tune = base.tune
+    again = contenders(trials, tasks.get(base.task).goal.mode, tune.candidates)
+    seeds = [base.train.seed + 1 + i for i in range(tune.repeats - 1)]
+    params = [{**trial.params, "train.seed": seed} for trial in again for seed in seeds] if tune.candidates else []
+    journal = Journal(folder / "repeats.jsonl")
+    if params and sum(trial.state == "finished" for trial in journal.trials.values()) < len(params):
+        say(f"repeating {', '.join(f'trial {trial.number}' for trial in again)} with {len(seeds)} further seeds each")
+        listed = Listed(params, journal, tasks.get(base.task).goal)
+        run_trials(base, folder / "repeats", data, listed, journal, None, concurrency(base), 0)
+    return read(folder / "repeats.jsonl")
+
+
+def contenders(trials: Sequence[Trial], mode: str, count: int) -> list[Trial]:
+    """The best ones, and the default, which is the first trial, if it came through."""
+    ranked = sorted(
+        (trial for trial in trials if trial.state == "finished" and trial.best(mode) is not None),
+        key=lambda trial: trial.best(mode) or 0.0,
+        reverse=mode == "max",
+    )
+    default = [trial for trial in ranked if trial.number == 0]
+    return ranked[:count] + [trial for trial in default if trial not in ranked[:count]]
+
+
+def concurrency(base: Experiment) -> int:
+    """How many trials there is room for. ResourceError if not for one."""
+    import ray
+
+    tune, train = base.tune, base.train
+    if tune.in_order:
+        return 1
+    available = ray.cluster_resources()
+    cpus = train.workers * max(1, train.threads) if train.workers > 1 else tune.num_cpus
+    room = int(available.get("CPU", 0) / cpus)
+    if tune.num_gpus:
+        room = min(room, int(available.get("GPU", 0) / tune.num_gpus))
+    if not room:
+        raise ResourceError(
+            f"a trial wants {cpus:g} CPUs and {tune.num_gpus:g} GPUs; Ray has {available.get('CPU', 0):g} CPUs and "
+            f"{available.get('GPU', 0):g} GPUs"
+        )
+    return min(room, tune.max_concurrent or room)
+
+
+def scheduler(base: Experiment, ranges: Space) -> Any:
+    from ray.tune import schedulers
+
+    tune = base.tune
+    goal = tasks.get(base.task).goal
+    if tune.scheduler == "asha":
+        return schedulers.ASHAScheduler(
+            time_attr="validations",
+            metric=goal.metric,
+            mode=goal.mode,
+            max_t=10**6,
+            grace_period=tune.grace,
+            reduction_factor=tune.reduction,
+        )
+    if tune.scheduler == "pbt":
+        import random
+
+        from tune_jobs.explore import explorer
+
+        random.seed(tune.seed)  # whom a bad trial takes over from
+        return schedulers.PopulationBasedTraining(
+            time_attr="validations",
+            metric=goal.metric,
+            mode=goal.mode,
+            perturbation_interval=tune.grace,
+            custom_explore_fn=explorer(ranges, tune.seed),
+        )
+    return None
+
+
+def run_trials(
+    base: Experiment,
+    folder: Path,
+    data: Prepared | None,
+    proposals: Any,
+    journal: Journal,
+    scheduler: Any,
+    num: int,
+    minutes: float,
+) -> None:
+    """All that is proposed, to its end. What Ray writes is deleted, and never read back."""
+    from ray import tune
+
+    from tune_jobs.table import Table
+    from tune_jobs.trial import Trial as Trainable
+
+    storage = folder.parent / "ray"
+    shutil.rmtree(storage, ignore_errors=True)
+    shutil.rmtree(folder / ".ids", ignore_errors=True)
+    nested = base.train.workers > 1
+    resources = {"cpu": 0.01} if nested else {"cpu": base.tune.num_cpus, "gpu": base.tune.num_gpus}
+    goal = tasks.get(base.task).goal
+    table = Table(journal, folder, goal, proposals.num_trials, base.tune.minutes)
+    tuner = tune.Tuner(
+        tune.with_resources(Trainable, resources),
+        param_space={
+            "base": base.model_dump(mode="json"),
+            "folder": str(folder),
+            "prepared": str(data.path) if data else None,
+        },
+        tune_config=tune.TuneConfig(
+            metric=None if scheduler else goal.metric,
+            mode=None if scheduler else goal.mode,
+            search_alg=proposals,
+            scheduler=scheduler,
+            num_samples=proposals.num_trials,
+            max_concurrent_trials=num,
+            reuse_actors=True,
+            time_budget_s=minutes * 60 or None,
+            trial_name_creator=lambda trial: f"{trial.config['number']:03}",
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:03}",
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(storage),
+            verbose=0,
+            callbacks=[table],
+            failure_config=tune.FailureConfig(max_failures=1),
+        ),
+    )
+    try:
+        with table:
+            tuner.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+    table.end_the_rest()
+    if table.num_ended < proposals.num_trials and not table.time_is_up:
+        raise Interrupted(f"interrupted; the same command goes on. {folder.parent} keeps what was found")
