@@ -73,10 +73,15 @@ class Prepared:
         return int(self.counts["splits"][split])
 
 
-def prepare(experiment: Experiment, say: Say = lambda line: None) -> Prepared:
-    """Prepare the experiment's data, or open what an earlier call prepared. DataError, ResourceError."""
+def prepare(experiment: Experiment, say: Say = lambda line: None, agree: Say | None = None) -> Prepared:
+    """Prepare the experiment's data, or open what an earlier call prepared. DataError, ResourceError.
+
+    `agree` is told the fingerprint before anything is written, and may raise.
+    """
     sources = _sources(experiment)
     fingerprint = _fingerprint(experiment, sources)
+    if agree is not None:
+        agree(fingerprint)
     path = experiment.cache_path / fingerprint
     fresh = False
     try:

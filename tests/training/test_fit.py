@@ -160,6 +160,22 @@ def test_changed_data_in_the_same_folder_is_refused(experiment, reviews, tmp_pat
         fit(experiment())
 
 
+def test_changed_data_that_is_refused_leaves_a_finished_run_as_it_is(experiment, reviews, tmp_path):
+    source = reviews(tmp_path / "reviews.csv", 200)
+    with open(source, "a") as file:
+        file.write("a text without a label\n")
+    run = fit(experiment())
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    assert before[run.path / "quarantine.jsonl"].count(b"\n") == 1
+    for changed in ("one,two,three\n" * 2, "one,two,three\n" * 100):
+        reviews(source, 200)
+        with open(source, "a") as file:
+            file.write(changed)
+        with pytest.raises(ConfigError, match="content of the data files"):
+            fit(experiment())
+        assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
 def test_who_does_the_work_may_change(experiment):
     fit(experiment())
     fit(experiment("train.keep=5", "train.retries=0"))
