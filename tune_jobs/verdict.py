@@ -41,6 +41,8 @@ class Verdict:
     """Of the winner."""
     means: dict[str, float | None] = field(default_factory=dict)
     """Over the seeds of each candidate, best first."""
+    values: dict[str, dict[int, float]] = field(default_factory=dict)
+    """What they are the means of: candidate -> seed -> value."""
     failed: dict[str, list[int]] = field(default_factory=dict)
     """Seeds with which a candidate has no value though another has."""
 
@@ -75,6 +77,7 @@ def judge(values: Values, default: str, goal: Goal) -> Verdict:
         _words(winner, default, outcome, difference, good, failed, goal),
         difference,
         {name: means[name] if good[name] else None for name in order},
+        {name: good[name] for name in order},
         {name: missing for name, missing in failed.items() if missing},
     )
 
@@ -94,7 +97,7 @@ def compare_seeds(ours: Mapping[int, float], theirs: Mapping[int, float], sign: 
 
 
 def compare_rows(winner: Sequence[str], default: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
-    """Labels answered to the same rows: the difference in accuracy, its bootstrap interval over the rows, McNemar's p."""
+    """Labels answered to the same rows: the difference in accuracy, a bootstrap interval over the rows, McNemar's p."""
     first = sum(w == right != d for w, d, right in zip(winner, default, wanted, strict=True))
     second = sum(d == right != w for w, d, right in zip(winner, default, wanted, strict=True))
     n = len(wanted)
@@ -104,7 +107,9 @@ def compare_rows(winner: Sequence[str], default: Sequence[str], wanted: Sequence
         words = f"On the {n:,} test rows both are right equally often"
     else:
         side = "better" if first > second else "worse"
-        words = f"On the {n:,} test rows the winner is {side} than the default by {abs(difference) * 100:.2f} points"
+        noise = "beyond noise" if p < 1 - CONFIDENCE else "within noise"
+        points = f"{abs(difference) * 100:.2f} points"
+        words = f"On the {n:,} test rows the winner is {side} than the default by {points}, {noise}"
     shown = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
     return {
         "rows": n,
