@@ -4,7 +4,9 @@ p parameter, g gradient, m and v first and second moment, b momentum, t step fro
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -127,17 +129,36 @@ class Fields(Protocol):
     def nesterov(self) -> bool: ...
 
 
-def build(fields: Fields, model: nn.Module) -> Optimizer:
+@dataclass(frozen=True)
+class Scale:
+    """What the experiment's values are multiplied with for a parameter."""
+
+    lr: float = 1.0
+    eps: float = 1.0
+    weight_decay: float = 1.0
+
+
+def build(fields: Fields, model: nn.Module, scales: Mapping[str, Scale] | None = None) -> Optimizer:
     """The optimiser of an experiment. Weight decay applies to matrices, kernels and tables, not to biases and norms.
+
+    scales   of the parameters that have one; who sets a group's rate anew multiplies it with the group's `lr_scale`
 
     Raises ValueError for `nesterov` without `momentum`.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    alike: dict[tuple[bool, Scale], list[tuple[str, nn.Parameter]]] = defaultdict(list)
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            alike[p.dim() <= 1, (scales or {}).get(name, Scale())].append((name, p))
     groups = [
-        {"params": [(name, p) for name, p in named if p.dim() > 1], "weight_decay": fields.weight_decay},
-        {"params": [(name, p) for name, p in named if p.dim() <= 1], "weight_decay": 0.0},
+        {
+            "params": params,
+            "lr": fields.lr * scale.lr,
+            "lr_scale": scale.lr,
+            "eps": fields.eps * scale.eps,  # gradient descent does not look
+            "weight_decay": 0.0 if is_vector else fields.weight_decay * scale.weight_decay,
+        }
+        for (is_vector, scale), params in sorted(alike.items(), key=lambda group: group[0][0])
     ]
-    groups = [group for group in groups if group["params"]]
     if fields.type == "gd":
         return GD(groups, fields.lr, fields.momentum, nesterov=fields.nesterov)
     adam_class = {"adam": Adam, "adamw": AdamW}[fields.type]

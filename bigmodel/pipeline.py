@@ -67,13 +67,19 @@ def check(tree: dict[str, Any]) -> list[Problem]:
     name = tree.get("task")
     if name not in tasks.TASKS:
         return []
-    from bigmodel import models
+    from bigmodel import models, mup
 
     model = tree.get("model", {})
     problems: list[Problem] = []
     if isinstance(model, dict):
         model = experiments.of_a_type(model)
         problems = [(("model", key), message) for key, message in models.problems(model, name)]
+    if not problems:
+        try:
+            refused = mup.refusal(Experiment.model_validate(tree))
+            problems += [(("mup",), refused)] if refused else []
+        except ValidationError:
+            pass  # the sections say so themselves
     try:
         tasks.get(name).columns(DataConfig.model_validate(tree.get("data")))
     except ValidationError:

@@ -27,12 +27,13 @@ FLOORS = [  # from the ground up; the longest name that fits a file says where i
         "bigmodel.evaluation.metrics",
         "bigmodel.grammar",
     ],
-    ["bigmodel.tasks"],
+    ["bigmodel.tasks", "bigmodel.mup"],
     ["bigmodel.predictor", "bigmodel.data"],
     ["bigmodel.training", "bigmodel.evaluation"],
-    ["bigmodel.pipeline", "tune_jobs", "serve_app"],
-    ["bigmodel.demonstration"],
+    ["bigmodel.pipeline", "serve_app"],
+    ["bigmodel.demonstration", "tune_jobs"],
     ["bigmodel.__main__"],
+    ["tune_jobs.__main__"],
 ]
 KNOW_RAY = {"bigmodel.data.prepare", "bigmodel.training.fit", "bigmodel.cluster", "tune_jobs", "serve_app"}
 KNOW_MODELS = {"torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy"}

@@ -100,7 +100,7 @@ def build(model: Mapping[str, Any], learnt: Mapping[str, Any], task: str) -> Pre
     if "pretrained" in model:
         fields = {name: value for name, value in model.items() if name != "pretrained"}
         return pretrained.load(model["pretrained"], _auto_class(task), fields, learnt)
-    model_type, fields = _resolve(model)
+    model_type, fields = resolve(model)
     config_class = CONFIG_MAPPING[model_type]
     config = make(config_class, {**_taught(config_class, learnt), **fields})
     return _auto_class(task).from_config(config, dtype=torch.float32)  # type: ignore[no-any-return]
@@ -135,7 +135,7 @@ def _auto_class(task: str) -> Any:
     return getattr(transformers, AUTO_CLASSES[task])
 
 
-def _resolve(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def resolve(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The native model type and the fields, our defaults included."""
     fields = {name: value for name, value in model.items() if name != "type"}
     if model["type"] not in DEFAULTS:
@@ -175,7 +175,7 @@ def _config_class(name: str, task: str) -> type[PreTrainedConfig]:
 
 def _together_problems(model: Mapping[str, Any], task: str) -> list[Problem]:
     """What only shows when the fields meet: build without memory for weights, and hear what the architecture says."""
-    model_type, fields = _resolve(model)
+    model_type, fields = resolve(model)
     reason = _why_not(model, task)
     if reason is None:
         return []

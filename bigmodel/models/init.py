@@ -7,6 +7,7 @@ normal      normal, deviation `config.initializer_range`  (0.02 if the config ha
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -53,6 +54,16 @@ def filler(scheme: str, std: float) -> Fill:
     if scheme not in fillers:
         raise ValueError(f"there is no initialisation scheme '{scheme}'. Schemes: {', '.join(fillers)}")
     return fillers[scheme]
+
+
+def deviation(scheme: str, rows: float, columns: float, is_table: bool, std: float) -> float:
+    """Of the weights that `initialize` draws for a matrix or an embedding table of this shape."""
+    if scheme == "normal":
+        return std
+    if is_table:
+        return 1 / math.sqrt(columns)
+    variances = {"xavier": 2 / (rows + columns), "kaiming": 2 / columns, "orthogonal": 1 / max(rows, columns)}
+    return math.sqrt(variances[scheme])
 
 
 def plan(model: nn.Module, scheme: str, fill: Fill, std: float) -> Iterator[tuple[str, Tensor, Fill]]:
