@@ -183,34 +183,21 @@ def rate_and_beta(trials: Sequence[Trial], goal: Goal, scales: Scales) -> Pictur
     with _drawing(height=3.6) as (figure, svg):
         panels = figure.subplots(1, len(betas), squeeze=False)[0]
         for axes, name in zip(panels, betas, strict=True):
-            _log_axis(axes, "x", [t.params[rate] for t in where], _shown)
-            _log_axis(axes, "y", [1 - t.params[name] for t in where], lambda u: f"{1 - u:.6g}")
-            failed = [(t.params[rate], 1 - t.params[name]) for t in where if t.state == "failed"]
-            if failed:
-                axes.scatter(*zip(*failed, strict=True), c=STATES["failed"], marker="x", s=34, label="failed")
-            shown = [(t.params[rate], 1 - t.params[name], value) for t, value in valued if t.state != "failed"]
-            if shown:
-                x, y, value = zip(*shown, strict=True)
-                dots = axes.scatter(
-                    x,
-                    y,
-                    c=value,
-                    s=46,
-                    cmap=_colour_map(goal),
-                    vmin=low,
-                    vmax=high,
-                    edgecolors="#555555",
-                    linewidths=0.4,
-                )
-            chosen = next(trial for trial, _ in valued if trial.number == best)
-            axes.scatter(
-                chosen.params[rate], 1 - chosen.params[name], s=150, facecolors="none", edgecolors=BEST, linewidths=2.2,
-                label=f"trial {best}, the best",
-            )  # fmt: skip
+            places = {trial.number: (trial.params[rate], 1 - trial.params[name]) for trial in where}
+            _log_axis(axes, "x", [x for x, _ in places.values()], _shown)
+            _log_axis(axes, "y", [y for _, y in places.values()], lambda y: f"{1 - y:.6g}")
             axes.invert_yaxis()
             axes.set(xlabel="learning rate", ylabel=name.rpartition(".")[2])
+            if failed := [places[trial.number] for trial in where if trial.state == "failed"]:
+                axes.scatter(*zip(*failed, strict=True), c=STATES["failed"], marker="x", s=34, label="failed")
+            if whole := [(*places[trial.number], value) for trial, value in valued if trial.state != "failed"]:
+                x, y, value = zip(*whole, strict=True)
+                colours = {"c": value, "cmap": _colour_map(goal), "vmin": low, "vmax": high}
+                dots = axes.scatter(x, y, s=46, edgecolors="#555555", linewidths=0.4, **colours)
+            ring = {"s": 150, "facecolors": "none", "edgecolors": BEST, "linewidths": 2.2}
+            axes.scatter(*places[best], label=f"trial {best}, the best", **ring)
         _legend(panels[0])
-        if low < high and any(trial.state != "failed" for trial, _ in valued):
+        if whole and low < high:
             figure.colorbar(dots, ax=list(panels), label=goal.metric, extend=_extend(valued, low, high))
         return Picture(title, f"A dot a trial, coloured by its best {goal.metric}.{_edge(valued, low, high)}", svg())
 
