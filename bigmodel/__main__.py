@@ -70,6 +70,32 @@ def train(
 
 
 @app.command()
+def tune(
+    experiment: Annotated[Path, typer.Argument(help="An experiment file, such as reviews.yaml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes, and ranges: model.hidden_size=choice:64,128"),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Trials; the experiment as it is comes first.")] = None,
+    max_concurrent: Annotated[int | None, typer.Option(help="Trials at a time; else as many as fit.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete what the search's folder holds.")] = False,
+) -> None:
+    """Search the best learning rate and betas, and whatever else is given a range.
+
+    A search that was interrupted goes on where it was. The winner is best.yaml in the folder OUTPUT-tune, its model
+    beside it.
+    """
+    from tune_jobs.tune import tune as run
+
+    asked = {"tune.trials": trials, "tune.max_concurrent": max_concurrent}
+    run(
+        experiment,
+        [*(overrides or []), *(f"{key}={value}" for key, value in asked.items() if value is not None)],
+        fresh,
+    )
+
+
+@app.command()
 def evaluate(
     model: ModelDir,
     files: Annotated[
@@ -165,14 +191,14 @@ def walk_rarely() -> None:
     atexit.register(gc.freeze)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Run the command. A mistake of the user is one message and exit code 2; an interrupted run leaves with 130."""
     from bigmodel.errors import BigmodelError, Interrupted
 
     walk_rarely()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a command as Ctrl-C does
     try:
-        app(prog_name="bigmodel")
+        app(arguments, prog_name="bigmodel")
     except Interrupted as e:
         print(f"bigmodel: {e}", file=sys.stderr)
         sys.exit(130)

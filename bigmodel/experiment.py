@@ -212,7 +212,7 @@ class TuneConfig(Section):
     candidates: Count = 2
     """How many of the best are trained again with further seeds, beside the default; 0 leaves the verdict out."""
     repeats: Annotated[int, Field(ge=2)] = 3
-    """Seeds of each candidate and of the default, the search's own among them."""
+    """Further seeds of each candidate and of the default."""
     proxy: dict[str, PositiveInt] = {}
     """`{hidden_size: 64}` searches on an encoder of this width; what is found is carried to the width of `model` by
     maximal update parametrisation."""

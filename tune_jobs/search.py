@@ -25,7 +25,7 @@ import yaml
 from bigmodel import cluster, tasks
 from bigmodel.data.prepare import Prepared, prepare
 from bigmodel.errors import ConfigError, DataError, Interrupted, ResourceError, TrainingError
-from bigmodel.experiment import Experiment, differences
+from bigmodel.experiment import Check, Experiment, differences
 from tune_jobs.journal import Journal, Trial, read
 from tune_jobs.space import Space, space, with_values
 
@@ -49,20 +49,20 @@ class Search:
     trials: Sequence[Trial]
     repeats: Sequence[Trial]
     """Of candidates and default with further seeds; `params` say which."""
-    minutes: float
+    seconds: float
 
     @property
     def best(self) -> Path:
         return self.folder / "best"
 
 
-def search(experiment: Experiment, fresh: bool = False, say: Say = print) -> Search:
-    """Try, compare, repeat the best; or go on where an interrupted search was.
+def search(experiment: Experiment, check: Check | None = None, fresh: bool = False, say: Say = print) -> Search:
+    """Try, compare, repeat the best; or go on where an interrupted search was. `check` knows the fields of models.
 
     ConfigError for a space that cannot be searched or a folder that holds another search, DataError without rows to
     validate on, ResourceError, TrainingError if no trial succeeded, Interrupted.
     """
-    ranges = space(experiment)
+    ranges = space(experiment, check)
     folder = experiment.output_path.with_name(f"{experiment.output_path.name}-tune")
     refuse(experiment, ranges)
     with locked(folder):
@@ -84,7 +84,7 @@ def search(experiment: Experiment, fresh: bool = False, say: Say = print) -> Sea
                 import ray
 
                 ray.shutdown()
-        return Search(folder, experiment, ranges, trials, repeats, (time.monotonic() - began) / 60)
+        return Search(folder, experiment, ranges, trials, repeats, time.monotonic() - began)
 
 
 def refuse(experiment: Experiment, ranges: Space) -> None:
@@ -200,16 +200,23 @@ def repeated(
     """The best trials and the default once more, with further seeds: was it the values, or luck?"""
     from tune_jobs.propose import Listed
 
-    tune = base.tune
-    again = contenders(trials, tasks.get(base.task).goal.mode, tune.candidates)
-    seeds = [base.train.seed + 1 + i for i in range(tune.repeats - 1)]
-    params = [{**trial.params, "train.seed": seed} for trial in again for seed in seeds] if tune.candidates else []
+    planned = repeats_of(base, trials)
+    params = [{**trial.params, "train.seed": seed} for trial, seed in planned]
+    goal = tasks.get(base.task).goal
     journal = Journal(folder / "repeats.jsonl")
-    if params and sum(trial.state == "finished" for trial in journal.trials.values()) < len(params):
-        say(f"repeating {', '.join(f'trial {trial.number}' for trial in again)} with {len(seeds)} further seeds each")
-        listed = Listed(params, journal, tasks.get(base.task).goal)
+    if sum(trial.state in ("finished", "failed") for trial in journal.trials.values()) < len(params):
+        numbers = ", ".join(dict.fromkeys(str(trial.number) for trial, _ in planned))
+        say(f"repeating the best and the default, trials {numbers}, with {base.tune.repeats} further seeds each")
+        listed = Listed(params, journal, goal)
         run_trials(base, folder / "repeats", data, listed, journal, None, concurrency(base), 0)
     return read(folder / "repeats.jsonl")
+
+
+def repeats_of(experiment: Experiment, trials: Sequence[Trial]) -> list[tuple[Trial, int]]:
+    """Which trial is repeated with which seed."""
+    tune = experiment.tune
+    again = contenders(trials, tasks.get(experiment.task).goal.mode, tune.candidates) if tune.candidates else []
+    return [(trial, experiment.train.seed + 1 + i) for trial in again for i in range(tune.repeats)]
 
 
 def contenders(trials: Sequence[Trial], mode: str, count: int) -> list[Trial]:

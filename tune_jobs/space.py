@@ -20,7 +20,7 @@ from optuna.distributions import (
 
 from bigmodel import experiment as experiments
 from bigmodel.errors import ConfigError
-from bigmodel.experiment import Experiment
+from bigmodel.experiment import Check, Experiment
 
 KINDS = ("log", "uniform", "int", "choice")
 FORM = re.compile(rf"^({'|'.join(KINDS)}):(.*)$", re.DOTALL)
@@ -96,7 +96,7 @@ def is_range(override: str) -> bool:
     return bool(equals) and (FORM.match(value) is not None or value == "none" and name in (*ADAM, *DESCENT))
 
 
-def space(experiment: Experiment) -> Space:
+def space(experiment: Experiment, check: Check | None = None) -> Space:
     """The ranges that the experiment asks for, with learning rate and betas (or momentum) unless taken out.
 
     ConfigError, all at once, for a range that cannot be read, a field that is not there, or a value it cannot have.
@@ -112,7 +112,7 @@ def space(experiment: Experiment) -> Space:
         try:
             found[name] = parse(name, text)
             for value in (found[name].value(drawn) for drawn in found[name].grid()):
-                with_values(experiment, {name: value})
+                with_values(experiment, {name: value}, check)
         except ConfigError as e:
             problems.append(f"tune.space: {name}: {_last(str(e))}")
     if not found and not problems:
@@ -164,7 +164,7 @@ def _such_as(kind: str) -> str:
     return {"log": "log:1e-4..1e-1", "uniform": "uniform:0..0.5", "int": "int:1..4"}[kind]
 
 
-def with_values(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
+def with_values(experiment: Experiment, values: Mapping[str, Any], check: Check | None = None) -> Experiment:
     """The experiment with fields changed. ConfigError where a field is not there or cannot have the value."""
     tree = experiment.model_dump(mode="json")
     for name, value in values.items():
@@ -178,7 +178,7 @@ def with_values(experiment: Experiment, values: Mapping[str, Any]) -> Experiment
                 raise ConfigError(f"the experiment has no section '{part}'")
             section = section[part]
         section[last] = value
-    return experiments.validate(tree, {}, "tune", None)
+    return experiments.validate(tree, {}, "tune", check)
 
 
 def current(experiment: Experiment, name: str) -> Any:

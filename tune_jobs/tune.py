@@ -1,0 +1,144 @@
+"""tune(experiment file) : search, judge, keep the winner, test it once, report. What `bigmodel tune` does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bigmodel import experiment as experiments
+from bigmodel import pipeline, tasks
+from bigmodel.experiment import Experiment
+from bigmodel.pipeline import read_json, say, write_json
+from bigmodel.training.run import Run
+from tune_jobs.journal import Trial
+from tune_jobs.page import page
+from tune_jobs.report import report, show
+from tune_jobs.search import Search, contenders, repeats_of, search
+from tune_jobs.space import is_range
+from tune_jobs.verdict import Verdict, compare_rows, judge
+
+DEFAULT = "default"
+
+
+def tune(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> dict[str, Any]:
+    """Search what the experiment of a file says, or go on where it was. -> tune_report.json"""
+    experiment = read(path, overrides)
+    found = search(experiment, pipeline.check, fresh, say)
+    verdict = judged(found)
+    winner = chosen(found, verdict)
+    best, test = kept(found, winner)
+    goal = tasks.get(experiment.task).goal
+    told = report(
+        path.stem,
+        found.trials,
+        goal,
+        found.space,
+        verdict,
+        test,
+        found.seconds,
+        shown(best),
+        shown(found.best / "model"),
+    )
+    write_json(found.folder / "tune_report.json", told)
+    (found.folder / "tune_report.html").write_text(page(told), "utf-8")
+    show(told)
+    say(f"page    {shown(found.folder / 'tune_report.html')}")
+    return told
+
+
+def read(path: Path, overrides: Sequence[str]) -> Experiment:
+    """The experiment, with those of the changes that are ranges put into its space."""
+    experiment = pipeline.read_experiment(path, [change for change in overrides if not is_range(change)])
+    ranges = dict(change.split("=", 1) for change in overrides if is_range(change))
+    if not ranges:
+        return experiment
+    tree = experiment.model_dump(mode="json")
+    tree["tune"]["space"] |= ranges
+    return experiments.validate(tree, {}, str(path), None)
+
+
+def judged(found: Search) -> Verdict | None:
+    """Candidates against the default, by the further seeds alone: the search's own seed chose them."""
+    goal = tasks.get(found.experiment.task).goal
+    values: dict[str, dict[int, float]] = {}
+    for number, (trial, seed) in enumerate(repeats_of(found.experiment, found.trials)):
+        again = next((repeat for repeat in found.repeats if repeat.number == number), None)
+        value = again.best(goal.mode) if again else None
+        own = values.setdefault(name(trial), {})
+        own[seed] = float("nan") if value is None else value
+    return judge(values, DEFAULT, goal) if DEFAULT in values else None
+
+
+def name(trial: Trial) -> str:
+    return DEFAULT if trial.number == 0 else f"trial {trial.number}"
+
+
+def chosen(found: Search, verdict: Verdict | None) -> Trial:
+    """The winner of the verdict, or else the best trial."""
+    mode = tasks.get(found.experiment.task).goal.mode
+    if verdict is not None:
+        return next(trial for trial in found.trials if name(trial) == verdict.winner)
+    ranked = contenders(found.trials, mode, 1) or sorted(
+        (trial for trial in found.trials if trial.best(mode) is not None),
+        key=lambda trial: trial.best(mode) or 0.0,
+        reverse=mode == "max",
+    )
+    return ranked[0]
+
+
+def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None]:
+    """The winner's run and experiment in their place, tested. -> best.yaml, what the test rows say of the default."""
+    experiment = winners_experiment(found, winner)
+    file, told = found.folder / "best.yaml", found.folder / "best" / "test.json"
+    run = Run(found.best)
+    if run.info.get("trial") != winner.number:
+        shutil.rmtree(found.best, ignore_errors=True)
+        shutil.copytree(found.folder / "trials" / f"{winner.number:03}", found.best)
+        run = Run(found.best)
+        run.write(trial=winner.number)
+    file.write_text(yaml.safe_dump(experiment.model_dump(mode="json", exclude={"tune"}), sort_keys=False), "utf-8")
+    (found.best / "experiment.yaml").write_text(experiment.to_yaml(), "utf-8")
+    if not run.finished:
+        from bigmodel.training.fit import fit
+
+        run = fit(experiment)  # a search that ran out of time: to the end, from the last checkpoint
+    if run.report.exists():
+        return file, read_json(told) or None
+    test = pipeline.test(experiment, run)
+    against = against_default(found, winner, experiment) if test else None
+    write_json(told, against or {})
+    return file, against
+
+
+def winners_experiment(found: Search, winner: Trial) -> Experiment:
+    stored = found.folder / "trials" / f"{winner.number:03}" / "experiment.yaml"
+    own = Experiment.model_validate(yaml.safe_load(stored.read_text("utf-8")))
+    return own.model_copy(update={"output": str(found.best)})
+
+
+def against_default(found: Search, winner: Trial, experiment: Experiment) -> dict[str, Any] | None:
+    """Winner and default on the same test rows, where both answer with labels."""
+    default = Run(found.folder / "trials" / "000")
+    if winner.number == 0 or not default.finished:
+        return None
+    from bigmodel.data.prepare import open_prepared
+    from bigmodel.predictor import Predictor
+
+    rows = open_prepared(Path(default.info["prepared"])).rows("test")[:]
+    if not rows or "label" not in rows[0]:
+        return None
+    questions = [{role: value for role, value in row.items() if role != "label"} for row in rows]
+    labels = [
+        [answer["label"] for answer in Predictor.load(model).predict(questions)]
+        for model in (found.best / "model", default.model)
+    ]
+    return compare_rows(labels[0], labels[1], [row["label"] for row in rows])
+
+
+def shown(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
