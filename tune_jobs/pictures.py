@@ -111,7 +111,9 @@ def curves(trials: Sequence[Trial], goal: Goal) -> Picture:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _limit(axes, low, high)
         _legend(axes)
-        return Picture(title, f"{_capital(goal.metric)} on the validation rows while the trials were trained.", svg())
+        cut = sum(any(not low <= value <= high for _, value in own) for own in points.values())
+        words = f"{_capital(goal.metric)} on the validation rows while the trials were trained."
+        return Picture(title, words + (f" Much worse at times, and cut at the edge: {cut}." if cut else ""), svg())
 
 
 def parallel(trials: Sequence[Trial], goal: Goal, scales: Scales) -> Picture:

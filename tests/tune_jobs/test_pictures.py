@@ -135,6 +135,7 @@ def test_one_that_is_far_worse_does_not_flatten_the_others():
     trials = [Trial(i, {}, "finished", [(1, value)]) for i, value in enumerate([0.90, 0.89, 0.88, 0.1])]
     picture = draw("history", trials)
     assert picture.caption.endswith("Much worse than the others, and put at the edge: 1.")
+    assert draw("curves", trials).caption.endswith("Much worse at times, and cut at the edge: 1.")
     assert min(float(w) for w in words(picture.svg) if w.startswith("0.")) > 0.8
 
 
