@@ -98,7 +98,8 @@ def connect(cores: int) -> None:
 def as_trial(result: Any, whole: int) -> Trial:
     params = {name: (result.config or {}).get(name) for name in SPACE}
     rows = result.metrics_dataframe
-    if result.error is not None or rows is None or "accuracy" not in rows:
-        return Trial(params, "failed")
+    if rows is None or "accuracy" not in rows:  # the time was over before its first epoch
+        return Trial(params, "stopped" if result.error is None else "failed")
     curve = [float(value) for value in rows["accuracy"].dropna()]
-    return Trial(params, "finished" if len(curve) == whole else "stopped", curve, float(rows["seconds"].max()))
+    state = "failed" if result.error is not None else "finished" if len(curve) == whole else "stopped"
+    return Trial(params, state, curve, float(rows["seconds"].max()))

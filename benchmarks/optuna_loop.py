@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 
 import optuna
@@ -16,6 +17,7 @@ def search(job: Job, trials: int | None, minutes: float | None, seed: int, prune
     torch.set_num_threads(job.threads)
     rows = Rows(job)
     start = time.perf_counter()
+    limit = math.inf if minutes is None else minutes * 60  # a trial that is running ends then too, as others' do
     found: list[Trial] = []
 
     def objective(trial: optuna.Trial) -> float:
@@ -25,7 +27,8 @@ def search(job: Job, trials: int | None, minutes: float | None, seed: int, prune
         for value, one.seconds in timed(epochs(copy.deepcopy(rows.model), rows, params, job)):
             one.curve.append(value)
             trial.report(value, len(one.curve))
-            if pruned and len(one.curve) < job.epochs and trial.should_prune():
+            late = time.perf_counter() - start > limit
+            if len(one.curve) < job.epochs and (late or (pruned and trial.should_prune())):
                 one.state = "stopped"
                 raise optuna.TrialPruned()
         one.state = "finished"
@@ -35,6 +38,5 @@ def search(job: Job, trials: int | None, minutes: float | None, seed: int, prune
     pruner = optuna.pruners.SuccessiveHalvingPruner(GRACE, REDUCTION) if pruned else optuna.pruners.NopPruner()
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
     study.enqueue_trial(USUAL)
-    timeout = None if minutes is None else minutes * 60
-    study.optimize(objective, n_trials=trials, timeout=timeout, catch=(FloatingPointError,))
+    study.optimize(objective, n_trials=trials, timeout=limit, catch=(FloatingPointError,))
     return found, time.perf_counter() - start
