@@ -23,7 +23,7 @@ def explorer(space: Space, seed: int) -> Callable[[dict[str, Any]], dict[str, An
     rng = random.Random(seed)
 
     def explore(config: dict[str, Any]) -> dict[str, Any]:
-        params = dict(config["params"])
+        params = dict(config["own"]["params"])
         for name, found in space.items():
             distribution = found.distribution
             if not name.startswith(MAY_CHANGE) or not isinstance(distribution, FloatDistribution):
@@ -34,6 +34,6 @@ def explorer(space: Space, seed: int) -> Callable[[dict[str, Any]], dict[str, An
             else:
                 drawn += rng.choice((-0.2, 0.2)) * (high - low)
             params[name] = found.value(min(max(drawn, low), high))
-        return {**config, "params": params}
+        return {**config, "own": {**config["own"], "params": params}}
 
     return explore

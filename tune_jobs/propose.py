@@ -27,8 +27,8 @@ RANDOM_FIRST = 6
 
 
 class Proposals(Searcher):
-    """Proposes `{"number": 3, "params": {"optim.lr": 0.004}}`: what the journal holds, then what the experiment says
-    itself, then what the sampler draws. Finished after `tune.trials`."""
+    """Proposes `{"own": {"number": 3, "params": {"optim.lr": 0.004}}}`: what the journal holds, then what the experiment
+    says itself, then what the sampler draws. Finished after `tune.trials`."""
 
     def __init__(self, space: Space, experiment: Experiment, journal: Journal, goal: Goal) -> None:
         super().__init__(metric=goal.metric, mode=goal.mode)
@@ -52,7 +52,7 @@ class Proposals(Searcher):
         if known is None:
             self._journal.begin(number, params)
         self._numbers[trial_id], self._params[number] = number, params
-        return {"number": number, "params": params}
+        return {"own": {"number": number, "params": params}}
 
     def _choose(self, number: int) -> dict[str, Any]:
         if self.grid:
@@ -117,7 +117,7 @@ class Listed(Searcher):
         number, self._number = self._number, self._number + 1
         if number not in self._journal.trials:
             self._journal.begin(number, self._params[number])
-        return {"number": number, "params": self._params[number]}
+        return {"own": {"number": number, "params": self._params[number]}}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass

@@ -220,13 +220,13 @@ def repeats_of(experiment: Experiment, trials: Sequence[Trial]) -> list[tuple[Tr
 
 
 def contenders(trials: Sequence[Trial], mode: str, count: int) -> list[Trial]:
-    """The best ones, and the default, which is the first trial, if it came through."""
+    """The best of those that were trained to their end, and the default, which is the first trial."""
     ranked = sorted(
         (trial for trial in trials if trial.state == "finished" and trial.best(mode) is not None),
         key=lambda trial: trial.best(mode) or 0.0,
         reverse=mode == "max",
     )
-    default = [trial for trial in ranked if trial.number == 0]
+    default = [trial for trial in trials if trial.number == 0 and trial.state != "failed"]
     return ranked[:count] + [trial for trial in default if trial not in ranked[:count]]
 
 
@@ -302,6 +302,7 @@ def run_trials(
     nested = base.train.workers > 1
     resources = {"cpu": 0.01} if nested else {"cpu": base.tune.num_cpus, "gpu": base.tune.num_gpus}
     goal = tasks.get(base.task).goal
+    at_once = base.tune.scheduler == "pbt" and scheduler is not None  # Ray's has no place for a searcher
     table = Table(journal, folder, goal, proposals.num_trials, base.tune.minutes)
     tuner = tune.Tuner(
         tune.with_resources(Trainable, resources),
@@ -309,18 +310,19 @@ def run_trials(
             "base": base.model_dump(mode="json"),
             "folder": str(folder),
             "prepared": str(data.path) if data else None,
-        },
+        }
+        | ({"own": tune.grid_search(all_of(proposals))} if at_once else {}),
         tune_config=tune.TuneConfig(
             metric=None if scheduler else goal.metric,
             mode=None if scheduler else goal.mode,
-            search_alg=proposals,
+            search_alg=None if at_once else proposals,
             scheduler=scheduler,
-            num_samples=proposals.num_trials,
+            num_samples=1 if at_once else proposals.num_trials,
             max_concurrent_trials=num,
             reuse_actors=True,
             time_budget_s=minutes * 60 or None,
-            trial_name_creator=lambda trial: f"{trial.config['number']:03}",
-            trial_dirname_creator=lambda trial: f"{trial.config['number']:03}",
+            trial_name_creator=number_of,
+            trial_dirname_creator=number_of,
         ),
         run_config=tune.RunConfig(
             name="trials",
@@ -338,3 +340,13 @@ def run_trials(
     table.end_the_rest()
     if table.num_ended < proposals.num_trials and not table.time_is_up:
         raise Interrupted(f"interrupted; the same command goes on. {folder.parent} keeps what was found")
+
+
+def all_of(proposals: Any) -> list[dict[str, Any]]:
+    """Every trial's number and params, before any has a result."""
+    proposed = (proposals.suggest(str(number)) for number in range(proposals.num_trials))
+    return [one["own"] for one in proposed]
+
+
+def number_of(trial: Any) -> str:
+    return f"{trial.config['own']['number']:03}"

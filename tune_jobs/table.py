@@ -30,6 +30,7 @@ class Table(Callback):
         self._rows: dict[int, Trial] = {}
         self._began = time.monotonic()
         self._live: Any = None
+        self._numbers: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray keeps a copy of its callbacks, which must not hold a terminal."""
@@ -81,16 +82,11 @@ class Table(Callback):
                 self._end(stopped)
 
     def _take(self, trial: Any, result: dict[str, Any], state: Any, reason: str = "") -> Trial:
-        number = trial.config["number"] if trial.trial_id not in self._numbers else self._numbers[trial.trial_id]
-        self._numbers[trial.trial_id] = number
-        row = Trial(number, trial.config["params"], state, result.get("curve", ()), reason=reason)
+        own = trial.config["own"]
+        number = self._numbers.setdefault(trial.trial_id, own["number"])  # pbt copies the config of others
+        row = Trial(number, own["params"], state, result.get("curve", ()), reason=reason)
         self._rows[number] = row
         return row
-
-    @property
-    def _numbers(self) -> dict[str, int]:
-        numbers: dict[str, int] = self.__dict__.setdefault("numbers", {})
-        return numbers
 
     def _end(self, row: Trial) -> None:
         seconds = Run(self._folder / f"{row.number:03}").seconds()

@@ -16,6 +16,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ray import tune
 
 from bigmodel import tasks
@@ -37,7 +38,7 @@ def of(base: Experiment, params: dict[str, Any], folder: Path) -> Experiment:
 
 class Trial(tune.Trainable):
     """config: `base` (the experiment, dumped), `folder` (of all trials), `prepared` (the samples, if all trials share
-    them), `number`, `params`."""
+    them), `own` (the trial's number and params)."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self._begin(config)
@@ -52,8 +53,8 @@ class Trial(tune.Trainable):
         folder = Path(config["folder"])
         base = Experiment.model_validate(config["base"])
         self._goal = tasks.get(base.task).goal
-        self._path = folder / f"{own_number(folder, self.trial_id, config['number']):03}"
-        self._experiment = of(base, config["params"], self._path)
+        self._path = folder / f"{own_number(folder, self.trial_id, config['own']['number']):03}"
+        self._experiment = of(base, config["own"]["params"], self._path)
         self._prepared = Path(config["prepared"]) if config["prepared"] else None
         self._curve: list[tuple[int, float]] = []
         self._told: list[Event] = []
@@ -65,6 +66,7 @@ class Trial(tune.Trainable):
         try:
             if self._parts is None:
                 self._told = self._validations()
+                self._take_up()
                 self._start()
             if self._told:
                 return self._result(self._told.pop(0))
@@ -85,6 +87,12 @@ class Trial(tune.Trainable):
                 "best": math.nan,
                 self._goal.metric: self._worst,
             }
+
+    def _take_up(self) -> None:
+        """Under pbt, a trial that was killed goes on with the values it had taken over, not those it began with."""
+        stored = self._path / "experiment.yaml"
+        if self._experiment.tune.scheduler == "pbt" and stored.exists():
+            self._experiment = Experiment.model_validate(yaml.safe_load(stored.read_text("utf-8")))
 
     def _start(self) -> None:
         experiment = self._experiment

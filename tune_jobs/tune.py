@@ -21,7 +21,7 @@ from tune_jobs.search import Search, contenders, repeats_of, search
 from tune_jobs.space import is_range
 from tune_jobs.verdict import Verdict, compare_rows, judge
 
-DEFAULT = "default"
+DEFAULT = "the default"
 
 
 def tune(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def chosen(found: Search, verdict: Verdict | None) -> Trial:
 
 def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None]:
     """The winner's run and experiment in their place, tested. -> best.yaml, what the test rows say of the default."""
-    experiment = winners_experiment(found, winner)
+    experiment = trial_experiment(found, winner).model_copy(update={"output": str(found.best)})
     file, told = found.folder / "best.yaml", found.folder / "best" / "test.json"
     run = Run(found.best)
     if run.info.get("trial") != winner.number:
@@ -114,20 +114,20 @@ def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None]:
     return file, against
 
 
-def winners_experiment(found: Search, winner: Trial) -> Experiment:
-    stored = found.folder / "trials" / f"{winner.number:03}" / "experiment.yaml"
-    own = Experiment.model_validate(yaml.safe_load(stored.read_text("utf-8")))
-    return own.model_copy(update={"output": str(found.best)})
+def trial_experiment(found: Search, trial: Trial) -> Experiment:
+    stored = found.folder / "trials" / f"{trial.number:03}" / "experiment.yaml"
+    return Experiment.model_validate(yaml.safe_load(stored.read_text("utf-8")))
 
 
 def against_default(found: Search, winner: Trial, experiment: Experiment) -> dict[str, Any] | None:
     """Winner and default on the same test rows, where both answer with labels."""
-    default = Run(found.folder / "trials" / "000")
-    if winner.number == 0 or not default.finished:
+    if winner.number == 0 or found.trials[0].state == "failed":
         return None
     from bigmodel.data.prepare import open_prepared
     from bigmodel.predictor import Predictor
+    from bigmodel.training.fit import fit
 
+    default = fit(trial_experiment(found, found.trials[0]))  # to its end, where the scheduler had stopped it
     rows = open_prepared(Path(default.info["prepared"])).rows("test")[:]
     if not rows or "label" not in rows[0]:
         return None

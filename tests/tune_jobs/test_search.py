@@ -1,0 +1,224 @@
+"""Searches on the real Ray: what is shared, what a kill costs, what a failure is, what comes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bigmodel.errors import ConfigError, DataError, TrainingError
+from bigmodel.experiment import Experiment
+from bigmodel.predictor import Predictor
+from bigmodel.training import events
+from bigmodel.training.fit import fit
+from tune_jobs.journal import Trial, read
+from tune_jobs.search import search
+from tune_jobs.tune import tune
+
+QUICK = ("tune.candidates=0", "tune.max_concurrent=2", "tune.seed=1")
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def pids(folder: Path) -> set[int]:
+    """Processes that trials have started in."""
+    files = folder.glob("trials/*/events.jsonl")
+    return {event["pid"] for file in files for event in events.read(file) if event["kind"] == "start"}
+
+
+def what(trials: list[Trial] | Any) -> list[Any]:
+    """Of trials, all but the time they took."""
+    return [(trial.number, trial.params, trial.state, list(map(tuple, trial.curve))) for trial in trials]
+
+
+def test_trials_share_prepared_data_and_processes(experiment, tmp_path, ray_here):
+    said: list[str] = []
+    found = search(experiment(*QUICK, "tune.trials=5", "tune.scheduler=none"), say=said.append)
+    assert [trial.state for trial in found.trials] == ["finished"] * 5
+    assert len([line for line in said if "reading and cleaning" in line]) == 1
+    assert len(list((tmp_path / ".prepared").glob("*/prepared.json"))) == 1
+    assert not list(found.folder.rglob("prepared.json")), "a trial prepared for itself"
+    assert len(pids(found.folder)) <= 2
+    assert not (found.folder / "ray").exists()
+    assert all(len(trial.curve) == 2 and trial.seconds > 0 for trial in found.trials)
+
+
+def test_a_trial_is_what_fit_makes_of_its_experiment(experiment, tmp_path, ray_here):
+    found = search(experiment(*QUICK, "tune.trials=2", "tune.scheduler=none"))
+    stored = yaml.safe_load((found.folder / "trials" / "001" / "experiment.yaml").read_text())
+    own = Experiment.model_validate(stored).model_copy(update={"output": str(tmp_path / "alone")})
+    assert own.optim.lr == found.trials[1].params["optim.lr"]
+    alone = fit(own)
+    theirs = found.folder / "trials" / "001" / "model" / "model.safetensors"
+    assert (alone.model / "model.safetensors").read_bytes() == theirs.read_bytes()
+
+
+def test_asha_stops_the_worse_and_a_second_run_adds_trials(experiment, ray_here):
+    asked = (*QUICK, "train.epochs=4", "tune.in_order=true", "tune.reduction=2")
+    found = search(experiment(*asked, "tune.trials=5"))
+    states = {trial.state for trial in found.trials}
+    assert states == {"finished", "stopped"}
+    steps = events.read(found.folder / "trials" / "000" / "events.jsonl")
+    more = search(experiment(*asked, "tune.trials=6"))
+    assert what(more.trials)[:5] == what(found.trials)
+    assert events.read(found.folder / "trials" / "000" / "events.jsonl") == steps, "a finished trial was trained again"
+
+
+def test_the_winner_is_judged_kept_and_tested_once(experiment, tmp_path, ray_here, capsys):
+    file = tmp_path / "reviews.yaml"
+    file.write_text(experiment("train.epochs=3").to_yaml())
+    changes = ["tune.trials=3", "tune.candidates=1", "tune.repeats=2", "model.hidden_size=choice:4,8"]
+    told = tune(file, changes)
+    folder = tmp_path / "run-tune"
+    assert json.loads(json.dumps(told)) == json.loads((folder / "tune_report.json").read_text())
+    assert len(told["trials"]) == 3 and told["trials"][0]["params"].keys() == told["scales"].keys()
+    assert set(told["verdict"]["values"]) >= {"the default"}
+    assert (folder / "tune_report.html").read_text().startswith("<!doctype html>")
+    best = Experiment.model_validate(yaml.safe_load((folder / "best.yaml").read_text()))
+    assert fit(best).path == folder / "best", "best.yaml is not trained already"
+    assert Predictor.load(folder / "best" / "model").predict([{"text": "good"}])[0]["label"] in ("good", "bad")
+    tested = (folder / "best" / "report.json").stat().st_mtime_ns
+    assert tune(file, changes)["verdict"] == told["verdict"]
+    assert (folder / "best" / "report.json").stat().st_mtime_ns == tested, "the test rows were looked at again"
+    with pytest.raises(ConfigError, match="holds another search"):
+        tune(file, [*changes, "optim.eps=1e-6"])
+
+
+def test_a_trial_that_fails_is_a_result(experiment, ray_here):
+    found = search(
+        experiment(
+            *QUICK,
+            "optim.type=gd",
+            "optim.clip=0",
+            "tune.trials=4",
+            'tune.space={"optim.lr": [0.1, 1.0e+30]}',
+            "tune.search=grid",
+            "tune.scheduler=none",
+            "optim.momentum=0",
+        )
+    )
+    states = {trial.params["optim.lr"]: trial.state for trial in found.trials}
+    assert states == {0.1: "finished", 1e30: "failed"}
+    assert any("the loss is" in trial.reason for trial in found.trials if trial.state == "failed")
+
+
+def test_a_search_whose_trials_all_fail_says_why(experiment, ray_here):
+    asked = experiment(
+        *QUICK, "optim.type=gd", "optim.clip=0", 'tune.space={"optim.lr": [1.0e+30, 1.0e+31]}', "tune.search=grid"
+    )
+    with pytest.raises(TrainingError, match="none of .* trials succeeded: the loss is"):
+        search(asked)
+
+
+def test_a_killed_trial_goes_on_from_its_checkpoint(experiment, tmp_path, ray_here):
+    """The process of a trial is killed; Ray starts another, and the curve is that of an undisturbed one."""
+    asked = (*QUICK, "tune.trials=1", "train.epochs=40", "tune.scheduler=none")
+    killed: list[int] = []
+    file = tmp_path / "run-tune" / "trials" / "000" / "events.jsonl"
+    import threading
+
+    def kill() -> None:
+        while not killed:
+            told = events.read(file)
+            if len([event for event in told if event["kind"] == "validation"]) >= 5:
+                killed.append(told[0]["pid"])
+                os.kill(told[0]["pid"], signal.SIGKILL)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    found = search(experiment(*asked))
+    thread.join()
+    undisturbed = search(experiment(*asked, f"output={tmp_path / 'other'}"))
+    assert what(found.trials) == what(undisturbed.trials)
+    assert len([event for event in events.read(file) if event["kind"] == "start"]) == 2
+
+
+def test_population_based_training_takes_over_weights(experiment, ray_here):
+    found = search(
+        experiment(
+            *QUICK,
+            "tune.trials=4",
+            "tune.max_concurrent=4",
+            "tune.scheduler=pbt",
+            "train.epochs=12",
+            "tune.grace=2",
+            "tune.num_cpus=0.5",
+        )
+    )
+    assert [trial.state for trial in found.trials] == ["finished"] * 4
+    stored = [
+        yaml.safe_load((found.folder / "trials" / f"{number:03}" / "experiment.yaml").read_text())
+        for number in range(4)
+    ]
+    first = [trial.params["optim.lr"] for trial in read(found.folder / "trials.jsonl")]
+    assert any(own["optim"]["lr"] != lr for own, lr in zip(stored, first, strict=True)), "no trial took over another's"
+
+
+def test_trials_of_several_workers_nest_and_end(experiment, ray_here):
+    """ASHA stops some of them: what they held must be free for the next."""
+    found = search(
+        experiment(
+            *QUICK, "train.workers=2", "tune.trials=3", "tune.max_concurrent=1", "train.epochs=3", "tune.reduction=2"
+        )
+    )
+    assert len(found.trials) == 3 and {trial.state for trial in found.trials} <= {"finished", "stopped"}
+    assert "stopped" in {trial.state for trial in found.trials}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (["tune.scheduler=pbt", "train.workers=2"], ConfigError, "pbt clones weights between trials of one worker"),
+        (["tune.scheduler=pbt", 'tune.space={"model.hidden_size": [4, 8]}'], ConfigError, "would change their shapes"),
+        (["tune.scheduler=pbt", "tune.in_order=true"], ConfigError, "pbt needs several"),
+        (["data.split.valid=0"], DataError, "compares trials by the validation rows"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_first(changes, error, message, experiment):
+    with pytest.raises(error, match=message):
+        search(experiment(*changes))
+
+
+def test_a_killed_search_ends_at_the_same_winner(experiment, tmp_path):
+    """kill -9 of the driver at half, the same command again; in-order mode."""
+    asked = ["tune.in_order=true", "tune.trials=4", "tune.candidates=0", "train.epochs=6", "tune.reduction=2"]
+    files = []
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "reviews.yaml"
+        file.write_text(experiment(f"output={tmp_path / name / 'run'}").to_yaml())
+        files.append(file)
+    begin(files[0], asked).wait()
+    half = begin(files[1], asked)
+    journal = tmp_path / "parts" / "run-tune" / "trials.jsonl"
+    third = journal.parent / "trials" / "002" / "events.jsonl"
+    while not any(event["kind"] == "validation" for event in events.read(third)):
+        assert half.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    half.kill()
+    half.wait()
+    before = [trial.state for trial in read(journal)]
+    assert before[:2].count("running") == 0 and len(before) < 4
+    kept = events.read(journal.parent / "trials" / "000" / "events.jsonl")
+    assert begin(files[1], asked).wait() == 0
+    assert events.read(journal.parent / "trials" / "000" / "events.jsonl") == kept
+    assert what(read(journal)) == what(read(tmp_path / "whole" / "run-tune" / "trials.jsonl"))
+    weights = [file.parent / "run-tune" / "best" / "model" / "model.safetensors" for file in files]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def begin(file: Path, changes: list[str]) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "tune_jobs", str(file), *changes]
+    return subprocess.Popen(command, env=environment, cwd=file.parent, stdout=subprocess.DEVNULL)
