@@ -46,6 +46,7 @@ CONTENDERS = {
 USUALLY = ["bigmodel", "nested", "optuna", "optuna-pruned"]
 NO_LIMIT = 10_000  # trials, where time is the limit
 OVERHEAD = 0.10
+BUSY = 0.5  # load at the start
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,6 +289,10 @@ def main() -> None:
         cores, load = os.cpu_count(), os.getloadavg()[0]
         name = training.processor_name()
         print(f"Machine: {name}, {asked.threads} threads of {cores} cores, load {load:.1f} at the start.", flush=True)
+        if load > BUSY:  # measured at a load of 6: a sixth of the speed of one thread
+            print(
+                "Others compute here: two threads of one trial wait for each other, and the loop's times mean nothing."
+            )
         results = contest(asked.contenders, with_precision(search), asked.rounds)
     print(f"Median of {asked.rounds} interleaved rounds.\n")
     print(table(results, bool(asked.minutes)), bars(results, bool(asked.minutes)), sep="\n\n")
