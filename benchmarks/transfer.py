@@ -1,7 +1,7 @@
 """Does the learning rate found on a narrow encoder hold for a wide one? Standard and maximal update parametrisation.
 
-    python benchmarks/transfer.py --processes 2                     docs/transfer.svg and a table, in a quarter of an hour
-    python benchmarks/transfer.py --widths 64 128 --steps 20        does it work?
+    python benchmarks/transfer.py --processes 2                  docs/transfer.svg and a table, in a quarter of an hour
+    python benchmarks/transfer.py --widths 64 128 --steps 20     does it work?
 
 Encoders of two layers and several widths, heads of 64, no dropout, learn waimai_10k from scratch with bigmodel's own
 loop: Adam with its defaults, gradients clipped at 1, a rate that is constant after the warm-up, less than one epoch, so

@@ -158,6 +158,11 @@ def widen(found: Experiment, wide: Experiment) -> Experiment:
     return found.model_copy(update={"model": model, "tune": wide.tune, "output": wide.output})
 
 
+def width(experiment: Experiment) -> int:
+    """Of the experiment's encoder."""
+    return int(_config(experiment).hidden_size)
+
+
 def _shape(config: Any) -> tuple[str, ...]:
     return ("hidden_size", *FAMILIES[config.model_type].grow)
 

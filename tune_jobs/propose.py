@@ -27,7 +27,7 @@ RANDOM_FIRST = 6
 
 
 class Proposals(Searcher):
-    """Proposes `{"own": {"number": 3, "params": {"optim.lr": 0.004}}}`: what the journal holds, then what the experiment
+    """Proposes `{"own": {"number": 3, "params": {"optim.lr": 0.004}}}`: what the journal holds, what the experiment
     says itself, then what the sampler draws. Finished after `tune.trials`."""
 
     def __init__(self, space: Space, experiment: Experiment, journal: Journal, goal: Goal) -> None:

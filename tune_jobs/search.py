@@ -164,7 +164,7 @@ def started(say: Say) -> bool:
     os.environ.update({name: value for name, value in SURROUNDINGS.items() if name not in os.environ})
     say("starting Ray")
     ours = cluster.connect()
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table says which trials failed, and why
     return ours
 
 
@@ -330,6 +330,7 @@ def run_trials(
             verbose=0,
             callbacks=[table],
             failure_config=tune.FailureConfig(max_failures=1),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # but for pbt, which asks for them itself
         ),
     )
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from bigmodel import experiment as experiments
-from bigmodel import pipeline, tasks
+from bigmodel import mup, pipeline, tasks
 from bigmodel.experiment import Experiment
 from bigmodel.pipeline import read_json, say, write_json
 from bigmodel.training.run import Run
@@ -27,22 +27,13 @@ DEFAULT = "the default"
 def tune(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> dict[str, Any]:
     """Search what the experiment of a file says, or go on where it was. -> tune_report.json"""
     experiment = read(path, overrides)
-    found = search(experiment, pipeline.check, fresh, say)
+    narrow = mup.proxy(experiment, experiment.tune.proxy) if experiment.tune.proxy else experiment
+    found = search(narrow, pipeline.check, fresh, say)
     verdict = judged(found)
     winner = chosen(found, verdict)
-    best, test = kept(found, winner)
+    best, test, model = widened(found, winner, experiment) if experiment.tune.proxy else kept(found, winner)
     goal = tasks.get(experiment.task).goal
-    told = report(
-        path.stem,
-        found.trials,
-        goal,
-        found.space,
-        verdict,
-        test,
-        found.seconds,
-        shown(best),
-        shown(found.best / "model"),
-    )
+    told = report(path.stem, found.trials, goal, found.space, verdict, test, found.seconds, shown(best), model)
     write_json(found.folder / "tune_report.json", told)
     (found.folder / "tune_report.html").write_text(page(told), "utf-8")
     show(told)
@@ -90,8 +81,27 @@ def chosen(found: Search, verdict: Verdict | None) -> Trial:
     return ranked[0]
 
 
-def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None]:
-    """The winner's run and experiment in their place, tested. -> best.yaml, what the test rows say of the default."""
+def widened(found: Search, winner: Trial, wide: Experiment) -> tuple[Path, None, str]:
+    """The winner of a search on a proxy, at the width it stood for: best.yaml, to be trained."""
+    file = found.folder / "best.yaml"
+    experiment = mup.widen(trial_experiment(found, winner), wide).model_copy(update={"output": str(found.best)})
+    file.write_text(as_file(experiment), "utf-8")
+    width, narrow = mup.width(wide), wide.tune.proxy["hidden_size"]
+    say(
+        f"searched at width {narrow}, carried to width {width} by maximal update parametrisation: not yet trained there"
+    )
+    return file, None, ""
+
+
+def as_file(experiment: Experiment) -> str:
+    return yaml.safe_dump(experiment.model_dump(mode="json", exclude={"tune"}), sort_keys=False, allow_unicode=True)
+
+
+def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None, str]:
+    """The winner's run and experiment in their place, tested.
+
+    -> best.yaml, what the test rows say of winner and default, the model's directory.
+    """
     experiment = trial_experiment(found, winner).model_copy(update={"output": str(found.best)})
     file, told = found.folder / "best.yaml", found.folder / "best" / "test.json"
     run = Run(found.best)
@@ -100,18 +110,18 @@ def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None]:
         shutil.copytree(found.folder / "trials" / f"{winner.number:03}", found.best)
         run = Run(found.best)
         run.write(trial=winner.number)
-    file.write_text(yaml.safe_dump(experiment.model_dump(mode="json", exclude={"tune"}), sort_keys=False), "utf-8")
+    file.write_text(as_file(experiment), "utf-8")
     (found.best / "experiment.yaml").write_text(experiment.to_yaml(), "utf-8")
     if not run.finished:
         from bigmodel.training.fit import fit
 
         run = fit(experiment)  # a search that ran out of time: to the end, from the last checkpoint
     if run.report.exists():
-        return file, read_json(told) or None
+        return file, read_json(told) or None, shown(run.model)
     test = pipeline.test(experiment, run)
     against = against_default(found, winner, experiment) if test else None
     write_json(told, against or {})
-    return file, against
+    return file, against, shown(run.model)
 
 
 def trial_experiment(found: Search, trial: Trial) -> Experiment:

@@ -35,6 +35,8 @@ from serve_app.endpoint import Endpoint
 from serve_app.metrics import Metrics
 from serve_app.protocol import Form, Limits
 from serve_app.replica import size
+from tune_jobs.search import search
+from tune_jobs.space import with_values
 
 WHOLE = 1 << 20  # padded tokens: all rows in one batch
 
@@ -238,3 +240,12 @@ def test_a_misspelt_column_is_named_with_those_there_are(task, tmp_path):
         tree["data"][role] = misspelt(column)
         with pytest.raises(DataError, match=rf"no column '{misspelt(column)}'. Did you mean '{column}'\? Columns: "):
             fit(Experiment.model_validate(tree))
+
+
+def test_two_trials_of_a_search_find_a_model(experiment, questions, tmp_path, ray_here):
+    few = {"train.epochs": 2, "train.validate_every": 0, "output": str(tmp_path / "run")}
+    asked = with_values(experiment, few | {"tune.trials": 2, "tune.candidates": 0, "tune.scheduler": "none"})
+    found = search(asked, pipeline.check)
+    assert [(trial.state, len(trial.curve)) for trial in found.trials] == [("finished", 2)] * 2
+    best = Predictor.load(found.folder / "trials" / "001" / "model")
+    assert len(best.predict(questions)) == len(questions)

@@ -21,6 +21,7 @@ from bigmodel.training import events
 from bigmodel.training.fit import fit
 from tune_jobs.journal import Trial, read
 from tune_jobs.search import search
+from tune_jobs.space import with_values
 from tune_jobs.tune import tune
 
 QUICK = ("tune.candidates=0", "tune.max_concurrent=2", "tune.seed=1")
@@ -94,30 +95,22 @@ def test_the_winner_is_judged_kept_and_tested_once(experiment, tmp_path, ray_her
         tune(file, [*changes, "optim.eps=1e-6"])
 
 
+DIVERGING = ("optim.type=gd", "optim.clip=0", "optim.warmup=0", "train.epochs=20", "tune.search=grid")
+
+
+def rates(*values: float) -> str:
+    return f'tune.space={{"optim.lr": {json.dumps(values)}, "optim.momentum": none}}'
+
+
 def test_a_trial_that_fails_is_a_result(experiment, ray_here):
-    found = search(
-        experiment(
-            *QUICK,
-            "optim.type=gd",
-            "optim.clip=0",
-            "tune.trials=4",
-            'tune.space={"optim.lr": [0.1, 1.0e+30]}',
-            "tune.search=grid",
-            "tune.scheduler=none",
-            "optim.momentum=0",
-        )
-    )
-    states = {trial.params["optim.lr"]: trial.state for trial in found.trials}
-    assert states == {0.1: "finished", 1e30: "failed"}
-    assert any("the loss is" in trial.reason for trial in found.trials if trial.state == "failed")
+    found = search(experiment(*QUICK, *DIVERGING, rates(0.1, 1e38), "tune.scheduler=none"))
+    assert {trial.params["optim.lr"]: trial.state for trial in found.trials} == {0.1: "finished", 1e38: "failed"}
+    assert ["the loss is" in trial.reason for trial in found.trials] == [False, True]
 
 
 def test_a_search_whose_trials_all_fail_says_why(experiment, ray_here):
-    asked = experiment(
-        *QUICK, "optim.type=gd", "optim.clip=0", 'tune.space={"optim.lr": [1.0e+30, 1.0e+31]}', "tune.search=grid"
-    )
-    with pytest.raises(TrainingError, match="none of .* trials succeeded: the loss is"):
-        search(asked)
+    with pytest.raises(TrainingError, match="none of 2 trials succeeded: the loss is"):
+        search(experiment(*QUICK, *DIVERGING, rates(1e37, 1e38), "tune.scheduler=none", "train.validate_every=1000"))
 
 
 def test_a_killed_trial_goes_on_from_its_checkpoint(experiment, tmp_path, ray_here):
@@ -222,3 +215,17 @@ def begin(file: Path, changes: list[str]) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tune_jobs", str(file), *changes]
     return subprocess.Popen(command, env=environment, cwd=file.parent, stdout=subprocess.DEVNULL)
+
+
+def test_what_a_narrow_proxy_found_is_written_for_the_wide_model(experiment, tmp_path, ray_here, capsys):
+    file = tmp_path / "wide.yaml"
+    shape = {"type": "transformer", "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
+    wide = with_values(experiment("train.epochs=1"), {"model": shape})
+    file.write_text(wide.to_yaml())
+    told = tune(file, ["tune.proxy={hidden_size: 16}", "tune.trials=2", "tune.candidates=0"])
+    searched = yaml.safe_load((tmp_path / "run-tune" / "trials" / "000" / "experiment.yaml").read_text())
+    best = Experiment.model_validate(yaml.safe_load((tmp_path / "run-tune" / "best.yaml").read_text()))
+    assert (searched["model"]["hidden_size"], best.model["hidden_size"], best.mup.hidden_size) == (16, 64, 16)
+    assert best.optim.lr == told["trials"][0]["params"]["optim.lr"]
+    assert "carried to width 64" in capsys.readouterr().out
+    assert fit(best).finished
