@@ -1,6 +1,6 @@
 """Does the learning rate found on a narrow encoder hold for a wide one? Standard and maximal update parametrisation.
 
-    python benchmarks/transfer.py --processes 2                  docs/transfer.svg and a table, in a quarter of an hour
+    python benchmarks/transfer.py --processes 2                  docs/transfer.svg and a table; 15 to 25 minutes
     python benchmarks/transfer.py --widths 64 128 --steps 20     does it work?
 
 Encoders of two layers and several widths, heads of 64, no dropout, learn waimai_10k from scratch with bigmodel's own
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--powers", type=int, nargs=2, default=[-15, -8], help="rates are 2^first .. 2^last")
-    parser.add_argument("--seeds", type=int, default=2, help="of the two widest; twice as many for the next, and so on")
+    parser.add_argument("--seeds", type=int, default=3, help="of the two widest; twice as many for the next, and so on")
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--length", type=int, default=24, help="tokens read of each text")
