@@ -98,6 +98,17 @@ def test_a_job_trains_on_two_nodes_and_its_model_answers_there(two_nodes, folder
     wait_for_404(url, {"text": text})  # Serve stays, for others; the application is gone
 
 
+@pytest.mark.timeout(600)
+def test_a_job_searches_and_leaves_the_winner(two_nodes, folder):
+    tune = ["python", "-m", "tune_jobs", "reviews.yaml", "--trials", "3", "train.workers=0", "tune.candidates=0"]
+    done = two_nodes.ray(*submit(folder, *tune), timeout_s=400)
+    assert done.returncode == 0, done.stdout
+    assert "3 trials, 2 at a time" in done.stdout
+    searched = two_nodes.home / "runs" / "reviews-tune"
+    assert len((searched / "trials.jsonl").read_text().splitlines()) == 6
+    assert Predictor.load(searched / "best" / "model").predict([{"text": "great"}])
+
+
 def test_more_workers_than_the_cluster_has_is_said_at_once(two_nodes, folder):
     train = ["bigmodel", "train", "reviews.yaml", "train.workers=5", "output=runs/many"]
     done = two_nodes.ray(*submit(folder, *train), timeout_s=200)

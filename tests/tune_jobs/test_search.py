@@ -211,10 +211,25 @@ def test_a_killed_search_ends_at_the_same_winner(experiment, tmp_path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def begin(file: Path, changes: list[str]) -> subprocess.Popen[bytes]:
+def test_ctrl_c_ends_a_search_with_one_message_and_it_goes_on(experiment, tmp_path):
+    file = tmp_path / "reviews.yaml"
+    file.write_text(experiment("train.epochs=300").to_yaml())
+    asked = ["tune.trials=2", "tune.candidates=0", "tune.scheduler=none"]
+    searching = begin(file, asked, stderr=subprocess.PIPE)
+    while not (tmp_path / "run-tune" / "trials" / "000" / "checkpoints").exists():
+        assert searching.poll() is None
+        time.sleep(0.05)
+    searching.send_signal(signal.SIGINT)
+    said = searching.communicate(timeout=120)[1].decode()
+    assert searching.returncode == 130, said
+    assert "the same command goes on" in said and "Traceback" not in said
+    assert {trial.state for trial in read(tmp_path / "run-tune" / "trials.jsonl")} == {"running"}
+
+
+def begin(file: Path, changes: list[str], stderr: int | None = None) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tune_jobs", str(file), *changes]
-    return subprocess.Popen(command, env=environment, cwd=file.parent, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=environment, cwd=file.parent, stdout=subprocess.DEVNULL, stderr=stderr)
 
 
 def test_what_a_narrow_proxy_found_is_written_for_the_wide_model(experiment, tmp_path, ray_here, capsys):
