@@ -211,7 +211,7 @@ class TuneConfig(Section):
     """Of the choice of values. The trials themselves have train.seed."""
     candidates: Count = 2
     """How many of the best are trained again with further seeds, beside the default; 0 leaves the verdict out."""
-    repeats: Annotated[int, Field(ge=2)] = 3
+    repeats: Annotated[int, Field(ge=2, le=100)] = 3
     """Further seeds of each candidate and of the default."""
     proxy: dict[str, PositiveInt] = {}
     """`{hidden_size: 64}` searches on an encoder of this width; what is found is carried to the width of `model` by

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +104,20 @@ class Proposals(Searcher):
 
 
 class Listed(Searcher):
-    """Proposes the given params one after the other."""
+    """Proposes the given params, one after the other, each with its number."""
 
-    def __init__(self, params: Sequence[dict[str, Any]], journal: Journal, goal: Goal) -> None:
+    def __init__(self, params: Mapping[int, dict[str, Any]], journal: Journal, goal: Goal) -> None:
         super().__init__(metric=goal.metric, mode=goal.mode)
-        self._params, self._journal, self._number = params, journal, 0
+        self._journal, self._left = journal, list(params.items())
         self.num_trials = len(params)
 
     def suggest(self, trial_id: str) -> Any:
-        if self._number >= self.num_trials:
+        if not self._left:
             return Searcher.FINISHED
-        number, self._number = self._number, self._number + 1
+        number, params = self._left.pop(0)
         if number not in self._journal.trials:
-            self._journal.begin(number, self._params[number])
-        return {"own": {"number": number, "params": self._params[number]}}
+            self._journal.begin(number, params)
+        return {"own": {"number": number, "params": params}}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass

@@ -37,6 +37,8 @@ SURROUNDINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 Say = Callable[[str], None]
+REPEATS = 100
+"""Numbers of repeats for each trial: repeat 302 is the third of trial 3."""
 
 
 @dataclass(frozen=True)
@@ -201,22 +203,25 @@ def repeated(
     from tune_jobs.propose import Listed
 
     planned = repeats_of(base, trials)
-    params = [{**trial.params, "train.seed": seed} for trial, seed in planned]
     goal = tasks.get(base.task).goal
     journal = Journal(folder / "repeats.jsonl")
-    if sum(trial.state in ("finished", "failed") for trial in journal.trials.values()) < len(params):
-        numbers = ", ".join(dict.fromkeys(str(trial.number) for trial, _ in planned))
-        say(f"repeating the best and the default, trials {numbers}, with {base.tune.repeats} further seeds each")
-        listed = Listed(params, journal, goal)
+    ended = {number for number, trial in journal.trials.items() if trial.state in ("finished", "failed")}
+    if missing := {number: params for number, params in planned.items() if number not in ended}:
+        say(f"repeating the best and the default with further seeds: {len(missing)} runs")
+        listed = Listed(missing, journal, goal)
         run_trials(base, folder / "repeats", data, listed, journal, None, concurrency(base), 0)
-    return read(folder / "repeats.jsonl")
+    return [trial for trial in read(folder / "repeats.jsonl") if trial.number in planned]
 
 
-def repeats_of(experiment: Experiment, trials: Sequence[Trial]) -> list[tuple[Trial, int]]:
-    """Which trial is repeated with which seed."""
+def repeats_of(experiment: Experiment, trials: Sequence[Trial]) -> dict[int, dict[str, Any]]:
+    """What is repeated with which seed: params by a number that stays theirs when other trials join."""
     tune = experiment.tune
     again = contenders(trials, tasks.get(experiment.task).goal.mode, tune.candidates) if tune.candidates else []
-    return [(trial, experiment.train.seed + 1 + i) for trial in again for i in range(tune.repeats)]
+    return {
+        trial.number * REPEATS + i: {**trial.params, "train.seed": experiment.train.seed + 1 + i}
+        for trial in again
+        for i in range(tune.repeats)
+    }
 
 
 def contenders(trials: Sequence[Trial], mode: str, count: int) -> list[Trial]:

@@ -17,7 +17,7 @@ from bigmodel.training.run import Run
 from tune_jobs.journal import Trial
 from tune_jobs.page import page
 from tune_jobs.report import report, show
-from tune_jobs.search import Search, contenders, repeats_of, search
+from tune_jobs.search import REPEATS, Search, contenders, repeats_of, search
 from tune_jobs.space import is_range
 from tune_jobs.verdict import Verdict, compare_rows, judge
 
@@ -56,23 +56,23 @@ def judged(found: Search) -> Verdict | None:
     """Candidates against the default, by the further seeds alone: the search's own seed chose them."""
     goal = tasks.get(found.experiment.task).goal
     values: dict[str, dict[int, float]] = {}
-    for number, (trial, seed) in enumerate(repeats_of(found.experiment, found.trials)):
-        again = next((repeat for repeat in found.repeats if repeat.number == number), None)
-        value = again.best(goal.mode) if again else None
-        own = values.setdefault(name(trial), {})
-        own[seed] = float("nan") if value is None else value
+    reached = {repeat.number: repeat.best(goal.mode) for repeat in found.repeats}
+    for number, params in repeats_of(found.experiment, found.trials).items():
+        value = reached.get(number)
+        own = values.setdefault(name(number // REPEATS), {})
+        own[params["train.seed"]] = float("nan") if value is None else value
     return judge(values, DEFAULT, goal) if DEFAULT in values else None
 
 
-def name(trial: Trial) -> str:
-    return DEFAULT if trial.number == 0 else f"trial {trial.number}"
+def name(number: int) -> str:
+    return DEFAULT if number == 0 else f"trial {number}"
 
 
 def chosen(found: Search, verdict: Verdict | None) -> Trial:
     """The winner of the verdict, or else the best trial."""
     mode = tasks.get(found.experiment.task).goal.mode
     if verdict is not None:
-        return next(trial for trial in found.trials if name(trial) == verdict.winner)
+        return next(trial for trial in found.trials if name(trial.number) == verdict.winner)
     ranked = contenders(found.trials, mode, 1) or sorted(
         (trial for trial in found.trials if trial.best(mode) is not None),
         key=lambda trial: trial.best(mode) or 0.0,

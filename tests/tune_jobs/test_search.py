@@ -91,6 +91,8 @@ def test_the_winner_is_judged_kept_and_tested_once(experiment, tmp_path, ray_her
     tested = (folder / "best" / "report.json").stat().st_mtime_ns
     assert tune(file, changes)["verdict"] == told["verdict"]
     assert (folder / "best" / "report.json").stat().st_mtime_ns == tested, "the test rows were looked at again"
+    more = tune(file, [*changes, "tune.trials=4", "tune.candidates=2"])
+    assert more["verdict"]["values"].items() >= told["verdict"]["values"].items(), "repeats are kept where trials join"
     with pytest.raises(ConfigError, match="holds another search"):
         tune(file, [*changes, "optim.eps=1e-6"])
 
@@ -202,7 +204,7 @@ def test_a_killed_search_ends_at_the_same_winner(experiment, tmp_path):
     half.kill()
     half.wait()
     before = [trial.state for trial in read(journal)]
-    assert before[:2].count("running") == 0 and len(before) < 4
+    assert before[:2].count("running") == 0 and "running" in before
     kept = events.read(journal.parent / "trials" / "000" / "events.jsonl")
     assert begin(files[1], asked).wait() == 0
     assert events.read(journal.parent / "trials" / "000" / "events.jsonl") == kept
