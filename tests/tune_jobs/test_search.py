@@ -187,7 +187,7 @@ def test_what_cannot_be_searched_is_said_first(changes, error, message, experime
 
 def test_a_killed_search_ends_at_the_same_winner(experiment, tmp_path):
     """kill -9 of the driver at half, the same command again; in-order mode."""
-    asked = ["tune.in_order=true", "tune.trials=4", "tune.candidates=0", "train.epochs=6", "tune.reduction=2"]
+    asked = ["tune.in_order=true", "tune.trials=4", "tune.candidates=0", "train.epochs=20", "tune.reduction=2"]
     files = []
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
