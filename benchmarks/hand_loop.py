@@ -42,20 +42,34 @@ def train(
     seconds = []
     for _ in range(epochs):
         start = time.perf_counter()
-        for number, ids in enumerate(batches(lengths, batch_size, rng)):
-            batch = collate([input_ids[i] for i in ids], pad)
-            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                logits = model(**batch).logits
-            loss = cross_entropy(logits.float(), torch.from_numpy(labels[ids]))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            if number % 50 == 0 and not math.isfinite(loss.item()):
-                raise FloatingPointError("the loss is not a number")
+        epoch(model, input_ids, labels, batches(lengths, batch_size, rng), optimizer, schedule, pad, precision)
         seconds.append(time.perf_counter() - start)
     return seconds
+
+
+def epoch(
+    model: Any,
+    input_ids: list[NDArray[np.int32]],
+    labels: NDArray[np.int64],
+    order: Iterator[Ids],
+    optimizer: Any,
+    schedule: Any,
+    pad: int,
+    precision: str,
+) -> None:
+    """Every batch of the order once."""
+    for number, ids in enumerate(order):
+        batch = collate([input_ids[i] for i in ids], pad)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(**batch).logits
+        loss = cross_entropy(logits.float(), torch.from_numpy(labels[ids]))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        if number % 50 == 0 and not math.isfinite(loss.item()):
+            raise FloatingPointError("the loss is not a number")
 
 
 def cosine(step: int, total: int, warmup: int) -> float:

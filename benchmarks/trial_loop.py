@@ -59,18 +59,8 @@ def epochs(model: Any, rows: Rows, params: dict[str, float], job: Job) -> Iterat
 
     for _ in range(job.epochs):
         model.train()
-        for number, ids in enumerate(hand_loop.batches(lengths, job.batch_size, rng)):
-            batch = hand_loop.collate([rows.input_ids[i] for i in ids], rows.pad)
-            with torch.autocast("cpu", torch.bfloat16, enabled=job.precision == "bf16"):
-                logits = model(**batch).logits
-            loss = torch.nn.functional.cross_entropy(logits.float(), torch.from_numpy(rows.labels[ids]))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            if number % 50 == 0 and not math.isfinite(loss.item()):
-                raise FloatingPointError("the loss is not a number")
+        order = hand_loop.batches(lengths, job.batch_size, rng)
+        hand_loop.epoch(model, rows.input_ids, rows.labels, order, optimizer, schedule, rows.pad, job.precision)
         yield accuracy(model, rows, job.precision)
 
 

@@ -248,8 +248,13 @@ class Experiment(Section):
     def _is_of_a_type(cls, model: dict[str, Any]) -> dict[str, Any]:
         return of_a_type(model)
 
-    def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    def to_yaml(self, without: set[str] | None = None) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json", exclude=without), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def stored(cls, path: Path) -> Experiment:
+        """What `to_yaml` wrote. ValueError or YAMLError if it has been damaged since."""
+        return cls.model_validate(yaml.safe_load(path.read_text("utf-8")))
 
     @property
     def output_path(self) -> Path:

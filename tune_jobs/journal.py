@@ -9,7 +9,8 @@ JSON and nothing else: what others may have written is never unpickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -32,9 +33,15 @@ class Trial:
     reason: str = ""
 
     def best(self, mode: str) -> float | None:
-        """The best value of the curve; None without one."""
-        values = [value for _, value in self.curve]
+        """The best value of the curve, NaN left aside; None without one."""
+        values = [value for _, value in self.curve if math.isfinite(value)]
         return (max(values) if mode == "max" else min(values)) if values else None
+
+
+def ranked(trials: Iterable[Trial], mode: str) -> list[Trial]:
+    """Those that have a value, the best first."""
+    valued = [(value, trial) for trial in trials if (value := trial.best(mode)) is not None]
+    return [trial for _, trial in sorted(valued, key=lambda one: one[0], reverse=mode == "max")]
 
 
 class Journal:

@@ -52,8 +52,7 @@ def report(
 
 def reached(trial: Trial, goal: Goal) -> float | None:
     """The best value of the trial, NaN left aside."""
-    values = [value for _, value in trial.curve if math.isfinite(value)]
-    return (max(values) if goal.mode == "max" else min(values)) if values else None
+    return trial.best(goal.mode)
 
 
 def scale(values: Range) -> Scale:

@@ -20,13 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from bigmodel import cluster, tasks
 from bigmodel.data.prepare import Prepared, prepare
 from bigmodel.errors import ConfigError, DataError, Interrupted, ResourceError, TrainingError
 from bigmodel.experiment import Check, Experiment, differences
-from tune_jobs.journal import Journal, Trial, read
+from tune_jobs.journal import Journal, Trial, ranked, read
 from tune_jobs.space import Space, space, with_values
 
 SURROUNDINGS = {
@@ -80,7 +78,7 @@ def search(experiment: Experiment, check: Check | None = None, fresh: bool = Fal
         ours = started(say)
         try:
             trials = tried(base, ranges, folder, shared, say)
-            repeats = repeated(base, ranges, folder, shared, trials, say)
+            repeats = repeated(base, folder, shared, trials, say)
         finally:
             if ours:
                 import ray
@@ -109,8 +107,6 @@ def settled(experiment: Experiment) -> Experiment:
     values: dict[str, Any] = {"data.cache": str(experiment.cache_path)}
     if not experiment.train.threads:
         values["train.threads"] = max(1, int(experiment.tune.num_cpus))
-    if experiment.train.workers == 1:
-        values["train.workers"] = 0
     return with_values(experiment, values)
 
 
@@ -151,7 +147,7 @@ def refuse_another(folder: Path, experiment: Experiment) -> None:
         "train": {"retries", "timeout", "keep"},
         "tune": {"trials", "minutes", "max_concurrent", "candidates", "repeats"},
     }
-    stored = Experiment.model_validate(yaml.safe_load(file.read_text("utf-8")))
+    stored = Experiment.stored(file)
     old, new = (one.model_dump(mode="json", exclude=may_change) for one in (stored, experiment))
     changed = differences(old, new)
     if changed:
@@ -190,15 +186,13 @@ def tried(base: Experiment, ranges: Space, folder: Path, data: Prepared | None, 
     say(f"searching {', '.join(ranges)}: {proposals.num_trials} trials, {at_once} at a time, for {goal.metric}")
     run_trials(base, folder / "trials", data, proposals, journal, scheduler(base, ranges), num, base.tune.minutes)
     trials = read(folder / "trials.jsonl")
-    if not [trial for trial in trials if trial.best(goal.mode) is not None]:
+    if not ranked(trials, goal.mode):
         reasons = sorted({trial.reason for trial in trials if trial.reason})
         raise TrainingError(f"none of {len(trials)} trials succeeded: {'; '.join(reasons[:3])}")
     return trials
 
 
-def repeated(
-    base: Experiment, ranges: Space, folder: Path, data: Prepared | None, trials: Sequence[Trial], say: Say
-) -> list[Trial]:
+def repeated(base: Experiment, folder: Path, data: Prepared | None, trials: Sequence[Trial], say: Say) -> list[Trial]:
     """The best trials and the default once more, with further seeds: was it the values, or luck?"""
     from tune_jobs.propose import Listed
 
@@ -226,13 +220,9 @@ def repeats_of(experiment: Experiment, trials: Sequence[Trial]) -> dict[int, dic
 
 def contenders(trials: Sequence[Trial], mode: str, count: int) -> list[Trial]:
     """The best of those that were trained to their end, and the default, which is the first trial."""
-    ranked = sorted(
-        (trial for trial in trials if trial.state == "finished" and trial.best(mode) is not None),
-        key=lambda trial: trial.best(mode) or 0.0,
-        reverse=mode == "max",
-    )
+    best = ranked([trial for trial in trials if trial.state == "finished"], mode)[:count]
     default = [trial for trial in trials if trial.number == 0 and trial.state != "failed"]
-    return ranked[:count] + [trial for trial in default if trial not in ranked[:count]]
+    return best + [trial for trial in default if trial not in best]
 
 
 def concurrency(base: Experiment) -> int:

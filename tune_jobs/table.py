@@ -15,7 +15,7 @@ from ray.tune import Callback
 
 from bigmodel.tasks.base import Goal
 from bigmodel.training.run import Run
-from tune_jobs.journal import Journal, Trial
+from tune_jobs.journal import Journal, Trial, ranked
 
 REFRESH_S = 0.5
 ROWS = 20
@@ -111,9 +111,7 @@ class Table(Callback):
         return f"{self.num_ended} of {self._num_trials} ended{best}"
 
     def _top(self) -> Trial | None:
-        valued = [trial for trial in self._rows.values() if trial.best(self._goal.mode) is not None]
-        better = max if self._goal.mode == "max" else min
-        return better(valued, key=lambda trial: trial.best(self._goal.mode) or 0.0) if valued else None
+        return next(iter(ranked(self._rows.values(), self._goal.mode)), None)
 
     def _drawn(self) -> Any:
         from rich.table import Table as Grid

@@ -16,7 +16,6 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ray import tune
 
 from bigmodel import tasks
@@ -92,7 +91,7 @@ class Trial(tune.Trainable):
         """Under pbt, a trial that was killed goes on with the values it had taken over, not those it began with."""
         stored = self._path / "experiment.yaml"
         if self._experiment.tune.scheduler == "pbt" and stored.exists():
-            self._experiment = Experiment.model_validate(yaml.safe_load(stored.read_text("utf-8")))
+            self._experiment = Experiment.stored(stored)
 
     def _start(self) -> None:
         experiment = self._experiment
@@ -112,7 +111,8 @@ class Trial(tune.Trainable):
     def _validations(self) -> list[Event]:
         """Those an earlier process has seen, but for the last of all: with it the run ends."""
         run = Run(self._path)
-        return [event for event in run.validations() if event["step"] < run.total_steps()]
+        last = run.total_steps()
+        return [event for event in run.validations() if event["step"] < last]
 
     def _result(self, event: Event) -> dict[str, Any]:
         self._curve.append((event["step"], event[self._goal.metric]))

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bigmodel import experiment as experiments
 from bigmodel import mup, pipeline, tasks
 from bigmodel.experiment import Experiment
 from bigmodel.pipeline import read_json, say, write_json
 from bigmodel.training.run import Run
-from tune_jobs.journal import Trial
+from tune_jobs.journal import Trial, ranked
 from tune_jobs.page import page
 from tune_jobs.report import report, show
 from tune_jobs.search import REPEATS, Search, contenders, repeats_of, search
@@ -73,28 +71,19 @@ def chosen(found: Search, verdict: Verdict | None) -> Trial:
     mode = tasks.get(found.experiment.task).goal.mode
     if verdict is not None:
         return next(trial for trial in found.trials if name(trial.number) == verdict.winner)
-    ranked = contenders(found.trials, mode, 1) or sorted(
-        (trial for trial in found.trials if trial.best(mode) is not None),
-        key=lambda trial: trial.best(mode) or 0.0,
-        reverse=mode == "max",
-    )
-    return ranked[0]
+    return (contenders(found.trials, mode, 1) or ranked(found.trials, mode))[0]
 
 
 def widened(found: Search, winner: Trial, wide: Experiment) -> tuple[Path, None, str]:
     """The winner of a search on a proxy, at the width it stood for: best.yaml, to be trained."""
     file = found.folder / "best.yaml"
     experiment = mup.widen(trial_experiment(found, winner), wide).model_copy(update={"output": str(found.best)})
-    file.write_text(as_file(experiment), "utf-8")
+    file.write_text(experiment.to_yaml(without={"tune"}), "utf-8")
     width, narrow = mup.width(wide), wide.tune.proxy["hidden_size"]
     say(
         f"searched at width {narrow}, carried to width {width} by maximal update parametrisation: not yet trained there"
     )
     return file, None, ""
-
-
-def as_file(experiment: Experiment) -> str:
-    return yaml.safe_dump(experiment.model_dump(mode="json", exclude={"tune"}), sort_keys=False, allow_unicode=True)
 
 
 def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None, str]:
@@ -110,7 +99,7 @@ def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None, str
         shutil.copytree(found.folder / "trials" / f"{winner.number:03}", found.best)
         run = Run(found.best)
         run.write(trial=winner.number)
-    file.write_text(as_file(experiment), "utf-8")
+    file.write_text(experiment.to_yaml(without={"tune"}), "utf-8")
     (found.best / "experiment.yaml").write_text(experiment.to_yaml(), "utf-8")
     if not run.finished:
         from bigmodel.training.fit import fit
@@ -125,8 +114,7 @@ def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None, str
 
 
 def trial_experiment(found: Search, trial: Trial) -> Experiment:
-    stored = found.folder / "trials" / f"{trial.number:03}" / "experiment.yaml"
-    return Experiment.model_validate(yaml.safe_load(stored.read_text("utf-8")))
+    return Experiment.stored(found.folder / "trials" / f"{trial.number:03}" / "experiment.yaml")
 
 
 def against_default(found: Search, winner: Trial, experiment: Experiment) -> dict[str, Any] | None:

@@ -98,7 +98,7 @@ class Run:
         """ConfigError if the folder holds a run of another experiment; CheckpointError if it cannot be told which."""
         file = self.path / "experiment.yaml"
         try:
-            stored = Experiment.model_validate(yaml.safe_load(file.read_text("utf-8"))) if file.exists() else experiment
+            stored = Experiment.stored(file) if file.exists() else experiment
         except (ValueError, yaml.YAMLError):
             self.info = {"state": "damaged"}
         if self.info.get("state") == "damaged":
