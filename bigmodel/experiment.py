@@ -22,6 +22,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -88,8 +89,14 @@ class DataConfig(Section):
     """Test rows; else `split.test` of the training rows."""
     text: str | None = None
     """The column that holds the text."""
+    image: str | None = None
+    """The column that holds an image: a path, or the bytes of its file. Folders of images need none."""
+    source: str | None = None
+    """The column that holds the text to translate."""
+    target: str | None = None
+    """The column that holds its translation."""
     label: str | None = None
-    """The column that holds the label."""
+    """The column that holds the label; of tabular-regression, the number."""
     split: SplitConfig = SplitConfig()
     """How the training rows are shared out where `valid` or `test` names no file."""
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "text"] = "auto"
@@ -224,14 +231,18 @@ class MupConfig(Section):
     as if it were tuned there. none is the standard parametrisation."""
 
 
+DEFAULT_TYPES = {"text-classification": "textcnn"}
+"""The model's type where an experiment names none, by task."""
+
+
 class Experiment(Section):
     task: Literal["text-classification"]
     """What the model is for: text-classification, a text in and one label of a fixed set out."""
     data: DataConfig
     """Where the rows are, which columns are read, and how."""
-    model: dict[str, Any] = {"type": "textcnn"}
+    model: dict[str, Any] = Field({}, validate_default=True)
     """`type` (lstm, gru, textcnn, transformer, or a model type of transformers) or `pretrained` (directory or hub
-    name), and the fields of its config."""
+    name), and the fields of its config. A textcnn if it names neither."""
     init: Literal["xavier", "kaiming", "orthogonal", "normal"] = "xavier"
     """Scheme of the weights that do not come from a checkpoint."""
     mup: MupConfig = MupConfig()
@@ -245,8 +256,8 @@ class Experiment(Section):
 
     @field_validator("model")
     @classmethod
-    def _is_of_a_type(cls, model: dict[str, Any]) -> dict[str, Any]:
-        return of_a_type(model)
+    def _is_of_a_type(cls, model: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        return of_a_type(model, info.data.get("task", ""))
 
     def to_yaml(self, without: set[str] | None = None) -> str:
         return yaml.safe_dump(self.model_dump(mode="json", exclude=without), sort_keys=False, allow_unicode=True)
@@ -267,9 +278,10 @@ class Experiment(Section):
         return Path(self.data.cache).absolute() if self.data.cache else self.output_path.parent / ".prepared"
 
 
-def of_a_type(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The model section; one that names neither type nor checkpoint is of the default type."""
-    return {**model} if {"type", "pretrained"} & model.keys() else {"type": "textcnn", **model}
+def of_a_type(model: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """The model section; one that names neither type nor checkpoint is of the task's default type."""
+    named = {"type", "pretrained"} & model.keys() or task not in DEFAULT_TYPES
+    return {**model} if named else {"type": DEFAULT_TYPES[task], **model}
 
 
 def in_ray_job() -> bool:

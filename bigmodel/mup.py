@@ -122,7 +122,7 @@ def refusal(experiment: Experiment, width: int | None = None) -> str | None:
     if width is None:
         return None
     kind = experiment.model.get("type", "pretrained")
-    if kind == "pretrained" or models.resolve(experiment.model)[0] not in FAMILIES:
+    if kind == "pretrained" or models.resolve(experiment.model, experiment.task)[0] not in FAMILIES:
         return f"mup scales an encoder that starts from scratch (model.type transformer or bert), and this is {kind}"
     config = _config(experiment)
     own = config.hidden_size
@@ -168,5 +168,5 @@ def _shape(config: Any) -> tuple[str, ...]:
 
 
 def _config(experiment: Experiment) -> Any:
-    model_type, fields = models.resolve(experiment.model)
+    model_type, fields = models.resolve(experiment.model, experiment.task)
     return make(CONFIG_MAPPING[model_type], fields)

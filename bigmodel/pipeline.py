@@ -72,7 +72,7 @@ def check(tree: dict[str, Any]) -> list[Problem]:
     model = tree.get("model", {})
     problems: list[Problem] = []
     if isinstance(model, dict):
-        model = experiments.of_a_type(model)
+        model = experiments.of_a_type(model, name)
         problems = [(("model", key), message) for key, message in models.problems(model, name)]
     if not problems:
         try:
@@ -270,10 +270,17 @@ def refuse_input_as_output(files: Sequence[str], output: Path | None) -> None:
 
 
 def rows_of(texts: Sequence[str], predictor: Predictor) -> list[dict[str, Any]]:
+    """Texts given on the command, as the endpoint would take them."""
+    task, processor = predictor.task, predictor.processor
+    request = task.request(processor)
+    if "text" not in request.model_fields:
+        raise ConfigError(f"--text is for models that read a text; this one, of {predictor.name}, answers files")
     try:
-        return [predictor.task.clean({"text": text}, {"text": "text"}) for text in texts]
+        return [task.asked(dict(request.model_validate({"text": text})), processor) for text in texts]
     except Refused as refused:
         raise DataError(f"--text: {refused.reason}") from None
+    except ValidationError as e:
+        raise DataError(f"--text {e.errors(include_url=False)[0]['msg'].removeprefix('Value error, ')}") from None
 
 
 @contextmanager

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bigmodel import tasks
 from bigmodel.errors import CheckpointError, ConfigError
-from bigmodel.tasks import tokenizer
 from bigmodel.tasks.base import Answer, Row, Sample
 
+Ask = Callable[[Any, Any, Any], list[Answer]]  # model, batch, processor
+BYTES = "__base64__"
 INFO, GOLDEN = "bigmodel.json", "golden.jsonl"
 MAX_TOKENS = 4096  # of one batch, with its padding: enough to keep two cores busy, small enough to stay in their caches
 
@@ -49,27 +51,23 @@ class Predictor:
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu", precision: str = "auto") -> Predictor:
         """Open a model directory, ours or any of Hugging Face. `precision` auto is the one it was scored in."""
-        import transformers
         from safetensors import SafetensorError
 
-        import bigmodel.models  # registers our architectures  # noqa: F401
+        from bigmodel import models
 
         path = Path(path)
         info = _read_info(path)
         task = info.get("task") or _guess_task(path)
         try:
-            auto = getattr(transformers, tasks.get(task).model_class)
-            model = auto.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
-            processor = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            model = models.auto_class(task).from_pretrained(path, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, SafetensorError) as e:
             raise CheckpointError(f"{path}: this model directory does not open: {str(e).splitlines()[0]}") from None
         if reason := tasks.get(task).unfit(model.config):
             raise ConfigError(f"{path}: this model is not for {task}: {reason}. Name a model that is")
-        if tokenizer.is_made_up(processor):
-            raise CheckpointError(f"{path}: there is no tokenizer: put the one that the model was trained with here")
-        if processor.pad_token is None:
-            processor.pad_token = processor.eos_token or processor.unk_token
-        processor.model_max_length = _readable(processor.model_max_length, model.config)
+        try:
+            processor = tasks.get(task).load_processor(path, model.config)
+        except (OSError, ValueError, KeyError) as e:
+            raise CheckpointError(f"{path}: its processor does not open: {str(e).splitlines()[0]}") from None
         model.to(device).eval()
         return cls(
             task, model, processor, info, device, info.get("precision", "fp32") if precision == "auto" else precision
@@ -87,7 +85,7 @@ class Predictor:
         (fresh / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False), "utf-8")
         if golden:
             lines = (
-                json.dumps({"row": row, "answer": answer})
+                json.dumps({"row": row, "answer": answer}, default=_to_json)
                 for row, answer in zip(golden, self.predict(golden), strict=True)
             )
             (fresh / GOLDEN).write_text("".join(line + "\n" for line in lines), "utf-8")
@@ -96,10 +94,9 @@ class Predictor:
         os.rename(fresh, path)
         shutil.rmtree(old, ignore_errors=True)
 
-    @property
-    def max_length(self) -> int:
-        """Tokens read of one text, special ones included."""
-        return int(self.processor.model_max_length)
+    def cost(self, row: Row) -> int:
+        """At most so many tokens the model reads of a row, as far as is known before it is encoded."""
+        return self.task.cost(row, self.processor)
 
     def encode(self, rows: Sequence[Row]) -> list[Sample]:
         return self.task.encode(rows, self.processor, self._learnt)
@@ -121,15 +118,22 @@ class Predictor:
         return self.predict_samples(self.encode(rows), max_tokens)
 
     def predict_samples(self, samples: Sequence[Sample], max_tokens: int = MAX_TOKENS) -> list[Answer]:
+        return self._in_batches(samples, max_tokens, self.task.predict)
+
+    def judge_samples(self, samples: Sequence[Sample], max_tokens: int = MAX_TOKENS) -> list[Answer]:
+        """Answers to samples that carry their target, as the task's `score` wants them."""
+        return self._in_batches(samples, max_tokens, self.task.judge)
+
+    def _in_batches(self, samples: Sequence[Sample], max_tokens: int, ask: Ask) -> list[Answer]:
         answers: list[Answer] = [{}] * len(samples)
         lengths = [self.task.length(sample) for sample in samples]
         for batch in batches(lengths, max_tokens, self.pads):
             chosen = [samples[i] for i in batch]
-            for i, answer in zip(batch, self.answer(chosen), strict=True):
+            for i, answer in zip(batch, self._answer(chosen, ask), strict=True):
                 answers[i] = answer
         return answers
 
-    def answer(self, samples: Sequence[Sample]) -> list[Answer]:
+    def _answer(self, samples: Sequence[Sample], ask: Ask) -> list[Answer]:
         """One batch through the model, as it is."""
         import torch
 
@@ -137,10 +141,10 @@ class Predictor:
             tensors = {
                 name: tensor.to(self.device) for name, tensor in self.task.collate(samples, self.processor).items()
             }
-            answers = self.task.predict(self._forward, tensors, self.processor)
+            answers = ask(self._forward, tensors, self.processor)
         for sample, answer in zip(samples, answers, strict=True):
             read = self.task.length(sample)
-            if sample["num_tokens"] > read:
+            if sample.get("num_tokens", read) > read:
                 answer |= {"truncated": True, "tokens": int(sample["num_tokens"]), "tokens_read": read}
         return answers
 
@@ -152,7 +156,7 @@ class Predictor:
                 raise CheckpointError(f"{path.with_name(name)}: these are not the weights that training wrote")
         if not path.exists():
             return 0
-        golden = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        golden = [json.loads(line, object_hook=_from_json) for line in path.read_text("utf-8").splitlines()]
         same = self.precision == self.info.get("precision", "fp32")
         tolerance = (1e-4 if self.precision == "fp32" else 2e-2) if same else 5e-2
         for stored, answer in zip(golden, self.predict([g["row"] for g in golden]), strict=True):
@@ -206,11 +210,15 @@ def _digest(path: Path) -> str:
         raise CheckpointError(f"{path}: cannot be read: {e.strerror}") from None
 
 
-def _readable(known: int, config: Any) -> int:
-    """Tokens read of one text. A stranger's tokenizer may know no limit (1e30), or a larger one than its model."""
-    from bigmodel.models.positions import max_tokens
+def _to_json(value: Any) -> Any:
+    """Bytes, such as those of an image, for JSON; `_from_json` undoes it."""
+    if isinstance(value, bytes):
+        return {BYTES: base64.b64encode(value).decode()}
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
 
-    return min(known, max_tokens(config) or (known if known < 2**31 else MAX_TOKENS))
+
+def _from_json(value: dict[str, Any]) -> Any:
+    return base64.b64decode(value[BYTES]) if value.keys() == {BYTES} else value
 
 
 def _read_info(path: Path) -> dict[str, Any]:
@@ -231,8 +239,10 @@ def _guess_task(path: Path) -> str:
         architectures = json.loads((path / "config.json").read_text("utf-8")).get("architectures") or []
     except (OSError, ValueError) as e:
         raise CheckpointError(f"{path}/config.json: cannot be read: {e}") from None
+    from bigmodel.models import AUTO_CLASSES
+
     for name in tasks.TASKS:
-        suffix = tasks.get(name).model_class.removeprefix("AutoModel")
+        suffix = AUTO_CLASSES[name].removeprefix("AutoModel")
         if any(architecture.endswith(suffix) for architecture in architectures):
             return name
     raise ConfigError(

@@ -11,10 +11,11 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from bigmodel.tasks.base import Row
 from serve_app import protocol
 from serve_app.documents import openapi, page
 from serve_app.metrics import CONTENT_TYPE, Metrics
-from serve_app.protocol import JSON, Answer, Form, Limits, Refusal, Row, dump
+from serve_app.protocol import JSON, Answer, Form, Limits, Refusal, dump
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

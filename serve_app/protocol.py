@@ -1,9 +1,9 @@
-"""What travels over HTTP: requests in, answers and refusals out. Knows JSON, not sockets, not models and not tasks."""
+"""What travels over HTTP: requests in, answers and refusals out. Knows JSON, not sockets and not models."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import from_json
 
-Row = dict[str, Any]  # one input: the fields of the task's request
+from bigmodel.tasks.base import Refused, Row
+
 Answer = Mapping[str, Any]
 
 JSON = b"application/json"
@@ -52,6 +53,8 @@ class Form:
     one: type[BaseModel]
     answer: type[BaseModel]
     limits: Limits
+    asked: Callable[[Row], Row] = dict
+    """The fields of an input -> the row to predict; raises Refused."""
 
     @cached_property
     def bare(self) -> str:
@@ -83,11 +86,13 @@ class Form:
             self._check_number(tree)
         try:
             if not many:
-                return [dict(self.one.model_validate(tree))], False
+                return [self.asked(dict(self.one.model_validate(tree)))], False
             listed = getattr(self.many.model_validate(tree), self.plural)
+            return [self.asked({self.bare: item} if self.bare else dict(item)) for item in listed], True
         except ValidationError as error:
             raise self._refused(error) from None
-        return [{self.bare: item} if self.bare else dict(item) for item in listed], True
+        except Refused as refused:
+            raise Refusal(422, "invalid_value", f"{refused.reason}.") from None
 
     def _tree(self, body: bytes) -> dict[str, Any]:
         try:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from ray import serve
 
 from bigmodel.predictor import Predictor
+from bigmodel.tasks.base import Row
 from serve_app import ray_host
 from serve_app.batching import Batcher, Batching
 from serve_app.endpoint import Endpoint
 from serve_app.metrics import Metrics
 from serve_app.options import ServeOptions
-from serve_app.protocol import Answer, Form, Limits, Row
+from serve_app.protocol import Answer, Form, Limits
 
 SWITCH_S = 0.0005
 """How long a thread may keep Python's lock while another wants it: the model's wants it at every torch call."""
@@ -45,26 +46,20 @@ def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpo
         return predictor.predict(inputs, options.max_batch_tokens)
 
     async def ask(inputs: list[Row]) -> list[Answer]:
-        return await batcher.ask(inputs, [min(size(row), longest) for row in inputs])
+        return await batcher.ask(inputs, [predictor.cost(row) for row in inputs])
 
     def begin() -> None:
         import torch
 
         torch.set_num_threads(max(1, int(options.num_cpus) // batcher.threads))
 
-    longest = predictor.max_length
     metrics = Metrics(options.word, replica)
     how = Batching(max_tokens=options.max_batch_tokens, pads=predictor.pads)
     # with a second batch under way the model does not wait for encoding, nor for the lock that Python's threads share
     batcher: Batcher[Row, Answer] = Batcher(work, how, metrics.ran, 2 if options.num_cpus >= 2 else 1, begin)
     task, processor = predictor.task, predictor.processor
     limits = Limits(options.max_inputs, options.max_body_bytes, options.max_body_s)
-    form = Form(task.request(processor), task.answer(processor), limits)
+    form = Form(task.request(processor), task.answer(processor), limits, lambda fields: task.asked(fields, processor))
     return Endpoint(
         options.word, ask, metrics, form, lambda: batcher.num_waiting, options.max_waiting, options.retry_after_s
     )
-
-
-def size(row: Row) -> int:
-    """What an input costs, as far as it is known before it is encoded: its characters."""
-    return sum(len(value) for value in row.values() if isinstance(value, str)) or 1

@@ -9,7 +9,7 @@ from bigmodel.data.record import Bad, ReadOptions, excerpt
 from bigmodel.data.sources import open_rows
 from bigmodel.errors import DataError, did_you_mean
 from bigmodel.experiment import DataConfig
-from bigmodel.tasks.base import Refused, Row, Task
+from bigmodel.tasks.base import WHOLE, Refused, Row, Task
 
 SHOWN = 20  # names of columns in a message
 
@@ -32,8 +32,9 @@ def clean(
     source: str, task: Task, wanted: Mapping[str, str], options: ReadOptions, groups: range | None = None
 ) -> Iterator[Placed | Bad]:
     """Every record of a file (or of some row groups), cleaned or refused, in order. `wanted` is role -> column."""
-    names, rows = open_rows(source, options, wanted.values(), groups)
-    _check_columns(source, wanted, names)
+    whole = WHOLE in wanted.values()
+    names, rows = open_rows(source, options, None if whole else wanted.values(), groups)
+    _check_columns(source, {role: column for role, column in wanted.items() if column != WHOLE}, names)
     for record in rows:
         if isinstance(record, Bad):
             yield record

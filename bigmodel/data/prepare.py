@@ -39,7 +39,7 @@ from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
 from bigmodel.tasks.base import Refused, Row, Sample, Task
 
-VERSION = 3  # of the layout and of what preparation does; a change prepares anew
+VERSION = 4  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
 CLEANED = 8192  # rows in one batch of a cleaned file
 ENCODED = 2048  # rows encoded at once: what the tokenizer returns is large
@@ -59,6 +59,7 @@ class Prepared:
     counts: dict[str, Any]
     fresh: bool
     """Made by this call, not found."""
+    task: str
 
     def rows(self, split: str) -> arrow.Rows:
         return arrow.Rows(_parts(self.path / "rows", split))
@@ -67,7 +68,7 @@ class Prepared:
         return arrow.Samples(_parts(self.path / "samples", split))
 
     def processor(self) -> Any:
-        return _processor(self.path / "processor")
+        return tasks.get(self.task).load_processor(self.path / "processor")
 
     def size(self, split: str) -> int:
         return int(self.counts["splits"][split])
@@ -102,7 +103,7 @@ def open_prepared(path: Path, fresh: bool = False) -> Prepared:
     learnt = stored["learnt"]
     if "id2label" in learnt:
         learnt["id2label"] = {int(i): label for i, label in learnt["id2label"].items()}
-    return Prepared(path, path.name, learnt, stored["counts"], fresh)
+    return Prepared(path, path.name, learnt, stored["counts"], fresh, stored["task"])
 
 
 def _sources(experiment: Experiment) -> list[tuple[str, str]]:
@@ -187,7 +188,7 @@ def _build(path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]
         learnt = _fit(path, experiment, task, sources, counts)
         say("preparing the data: encoding")
         every(_encode_part, [(experiment, str(part), learnt) for part in sorted((path / "rows").iterdir())])
-    return {"learnt": learnt, "counts": counts}
+    return {"task": experiment.task, "learnt": learnt, "counts": counts}
 
 
 def _fit(
@@ -312,7 +313,7 @@ def _encode_part(unit: tuple[Experiment, str, dict[str, Any]]) -> dict[str, int]
     """Encode one file of rows into the file of samples of the same name."""
     experiment, part, learnt = unit
     task, path = tasks.get(experiment.task), Path(part)
-    processor, rows = _processor(path.parent.parent / "processor"), arrow.Rows([path])
+    processor, rows = task.load_processor(path.parent.parent / "processor"), arrow.Rows([path])
     tables = []
     for start in range(0, len(rows), ENCODED):
         samples = _encode(experiment, task, path.name.partition("-")[0], rows, start, processor, learnt)
@@ -370,12 +371,6 @@ def _likewise(rows: arrow.Rows, others: Sequence[tuple[int, Refused]]) -> str:
 
 def _place(rows: arrow.Rows, i: int) -> str:
     return ":".join(map(str, rows.place(i)))
-
-
-def _processor(path: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def _parts(folder: Path, split: str) -> list[Path]:

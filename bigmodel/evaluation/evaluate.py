@@ -42,7 +42,8 @@ def evaluate(
     """
     rows = rows[:]
     _check(predictor.task, rows, place)
-    questions = [{role: value for role, value in row.items() if role not in predictor.task.targets} for row in rows]
+    hidden = set(predictor.task.targets) - set(predictor.task.judged_with)
+    questions = [{role: value for role, value in row.items() if role not in hidden} for row in rows]
     answers, speed = _answer(predictor, questions)
     report = {
         "task": predictor.name,
@@ -79,10 +80,10 @@ def _answer(predictor: Predictor, questions: Sequence[Row]) -> tuple[list[Answer
     """Answers in the order of the rows, and how fast they came, encoding included."""
     import torch
 
-    predictor.predict(questions[:WARM_UP])
+    predictor.judge_samples(predictor.encode(questions[:WARM_UP]))
     start = time.perf_counter()
     samples = predictor.encode(questions)
-    answers = predictor.predict_samples(samples)
+    answers = predictor.judge_samples(samples)
     seconds = max(time.perf_counter() - start, 1e-9)
     num_tokens = sum(predictor.task.length(sample) for sample in samples)
     return answers, {

@@ -44,12 +44,11 @@ OURS: tuple[type[PreTrainedModel], ...] = (
     GRUForSequenceClassification,
     TextCNNForSequenceClassification,
 )
-DEFAULTS: dict[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
-    "transformer": ("bert", encoder_defaults),
+Default = tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]
+DEFAULTS: dict[str, dict[str, Default]] = {
+    "text-classification": {"transformer": ("bert", encoder_defaults)},
 }
-"""Our names for a native model type with other defaults; they are functions of the fields that are given."""
-
-ARCHITECTURES: tuple[str, ...] = (*(_config_of(model).model_type for model in OURS), *DEFAULTS)
+"""By task, our names for a native model type with other defaults; they are functions of the fields that are given."""
 
 EXAMPLE: dict[str, Any] = {
     "vocab_size": 64, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "max_length": 64,
@@ -66,6 +65,18 @@ AUTO_CLASSES = {
 
 PADDING_SHOWS = {"canine", "convbert", "fnet", "funnel", "nystromformer", "xlnet", "yoso"}
 """Types of transformers that answer otherwise when a text is padded: what is asked beside it would change an answer."""
+
+
+def auto_class(task: str) -> Any:
+    """The Auto class that opens a task's checkpoints."""
+    return getattr(transformers, AUTO_CLASSES[task])
+
+
+def architectures(task: str) -> list[str]:
+    """Our names for what can do a task: a model type of transformers can be named besides."""
+    supported = auto_class(task)._model_mapping
+    own = [_config_of(model) for model in OURS]
+    return [*(config.model_type for config in own if config in supported), *DEFAULTS.get(task, {})]
 
 
 def register(model: type[PreTrainedModel]) -> None:
@@ -99,18 +110,18 @@ def build(model: Mapping[str, Any], learnt: Mapping[str, Any], task: str) -> Pre
     """
     if "pretrained" in model:
         fields = {name: value for name, value in model.items() if name != "pretrained"}
-        return pretrained.load(model["pretrained"], _auto_class(task), fields, learnt)
-    model_type, fields = resolve(model)
+        return pretrained.load(model["pretrained"], auto_class(task), fields, learnt)
+    model_type, fields = resolve(model, task)
     config_class = CONFIG_MAPPING[model_type]
     config = make(config_class, {**_taught(config_class, learnt), **fields})
-    return _auto_class(task).from_config(config, dtype=torch.float32)  # type: ignore[no-any-return]
+    return auto_class(task).from_config(config, dtype=torch.float32)  # type: ignore[no-any-return]
 
 
 def problems(model: Mapping[str, Any], task: str) -> list[Problem]:
     """(key, message) of every mistake in an experiment's `model:` section: one for a key of the section each."""
     if ("type" in model) == ("pretrained" in model):
-        found = "both" if "type" in model else "neither"
-        return [("type", f"model needs either type or pretrained; found {found}. Types: {', '.join(ARCHITECTURES)}")]
+        found, known = "both" if "type" in model else "neither", ", ".join(architectures(task))
+        return [("type", f"model needs either type or pretrained; found {found}. Types: {known}")]
     key = "type" if "type" in model else "pretrained"
     if not isinstance(model[key], str):
         return [(key, f"model.{key} is {model[key]!r}, but must be a word")]
@@ -122,7 +133,7 @@ def problems(model: Mapping[str, Any], task: str) -> list[Problem]:
     if problems := field_problems(config_class, fields):
         return problems
     if key == "pretrained":
-        return pretrained.reshaping_problems(model[key], _auto_class(task), fields)
+        return pretrained.reshaping_problems(model[key], auto_class(task), fields)
     return _together_problems(model, task)
 
 
@@ -131,16 +142,13 @@ def reads(source: str) -> int | None:
     return positions.max_tokens(pretrained.read_config(source))
 
 
-def _auto_class(task: str) -> Any:
-    return getattr(transformers, AUTO_CLASSES[task])
-
-
-def resolve(model: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def resolve(model: Mapping[str, Any], task: str) -> tuple[str, dict[str, Any]]:
     """The native model type and the fields, our defaults included."""
     fields = {name: value for name, value in model.items() if name != "type"}
-    if model["type"] not in DEFAULTS:
+    known = DEFAULTS.get(task, {})
+    if model["type"] not in known:
         return model["type"], fields
-    model_type, defaults = DEFAULTS[model["type"]]
+    model_type, defaults = known[model["type"]]
     return model_type, {**defaults(fields), **fields}
 
 
@@ -156,26 +164,22 @@ def _taught(config_class: type[PreTrainedConfig], learnt: Mapping[str, Any]) -> 
 
 def _config_class(name: str, task: str) -> type[PreTrainedConfig]:
     """The config class of a type that can do the task; ModelError otherwise."""
-    model_type = DEFAULTS[name][0] if name in DEFAULTS else name
-    supported = _auto_class(task)._model_mapping
+    defaults, ours = DEFAULTS.get(task, {}), architectures(task)
+    model_type = defaults[name][0] if name in defaults else name
+    supported = auto_class(task)._model_mapping
     if model_type not in CONFIG_MAPPING:
-        known = [*ARCHITECTURES, *supported._model_mapping]
-        hint = suggest(name, ARCHITECTURES) or suggest(name, known)
-        raise ModelError(
-            f"model has no type '{name}'.{hint} Types: {', '.join(ARCHITECTURES)}, or a model type of transformers"
-        )
+        hint = suggest(name, ours) or suggest(name, supported._model_mapping)
+        raise ModelError(f"model has no type '{name}'.{hint} Types: {', '.join(ours)}, or a model type of transformers")
     config_class: type[PreTrainedConfig] = CONFIG_MAPPING[model_type]
     if config_class not in supported:
-        raise ModelError(
-            f"model.type {name} has no form for {task}. Types that have: {', '.join(ARCHITECTURES)}, bert ..."
-        )
+        raise ModelError(f"model.type {name} has no form for {task}. Types that have: {', '.join(ours)}, bert ...")
     _refuse_padding_shows(config_class, f"model.type {name}")
     return config_class
 
 
 def _together_problems(model: Mapping[str, Any], task: str) -> list[Problem]:
     """What only shows when the fields meet: build without memory for weights, and hear what the architecture says."""
-    model_type, fields = resolve(model)
+    model_type, fields = resolve(model, task)
     reason = _why_not(model, task)
     if reason is None:
         return []
@@ -201,7 +205,7 @@ def _why_not(model: Mapping[str, Any], task: str) -> str | None:
 def _pretrained_config(source: str, task: str) -> type[PreTrainedConfig]:
     """The config class of a checkpoint that can do the task; ModelError otherwise."""
     config = pretrained.read_config(source)
-    if type(config) not in _auto_class(task)._model_mapping:
+    if type(config) not in auto_class(task)._model_mapping:
         raise ModelError(f"model.pretrained: {source} is a {config.model_type}, which has no form for {task}")
     _refuse_padding_shows(type(config), f"model.pretrained: {source} is a {config.model_type}, which")
     return type(config)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from bigmodel.errors import DataError
 from bigmodel.experiment import DataConfig, Experiment
 
 Row = dict[str, Any]  # cleaned values by role, such as {"text": ..., "label": ...}; the label is absent at prediction
-Sample = dict[str, Any]  # what the model reads of one row: ragged numpy arrays and numbers
+Sample = dict[str, Any]  # what the model reads of one row: ragged numpy arrays and numbers; the same fields in all
 Answer = dict[str, Any]  # JSON-able
 
 
@@ -33,15 +34,31 @@ class Refused(DataError):
         self.reason, self.column = reason, column
 
 
+class Examples(Protocol):
+    """Samples that training goes through: those on disk, or a task's own view of them."""
+
+    lengths: Any
+    """(N,) int32: tokens of each."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, ids: Any) -> list[Sample]:
+        """The samples of many indices, in their order."""
+
+
+WHOLE = "*"
+"""In place of a column's name: the role's value is the whole record, whatever columns it has."""
+
+
 class Task(Protocol):
-    model_class: str
-    """Name of the Auto class that opens this task's checkpoints."""
     goal: Goal
     targets: tuple[str, ...]
     """Roles that are asked for, and whose columns need not be there at prediction."""
+    judged_with: tuple[str, ...]
+    """Those of them that `judge` reads; a row is judged without the others."""
 
     def columns(self, data: DataConfig) -> dict[str, str]:
-        """Role -> column name. ConfigError if the experiment does not name one."""
+        """Role -> column name, or WHOLE. ConfigError if the experiment does not name one."""
 
     def clean(self, record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
         """Values of the columns -> row. Raises Refused. A role whose column is absent from `columns` is not read."""
@@ -58,20 +75,31 @@ class Task(Protocol):
     def shaped_by(self, experiment: Experiment) -> dict[str, Any]:
         """What of the experiment, beside its data section, shapes processor and samples: part of the fingerprint."""
 
+    def load_processor(self, path: Path, config: Any = None) -> Any:
+        """The processor of a folder of prepared data, or of a model directory whose config is given: it then reads no
+        more than that model can. OSError, ValueError or KeyError where it does not open, CheckpointError where there is
+        none."""
+
     def encode(self, rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> list[Sample]:
         """Once, at preparation. Ragged. Carries the target where the rows have one. Raises Refused with a role."""
 
     def length(self, sample: Sample) -> int:
         """Tokens, for bucketing and for the padded size of a batch."""
 
-    def augment(self, sample: Sample, rng: Any, experiment: Experiment, processor: Any) -> Sample:
-        """Training only; a new sample."""
+    def examples(self, samples: Examples, experiment: Experiment) -> Examples:
+        """What training goes through of the encoded samples: as they are, or packed."""
+
+    def augment(self, sample: Sample, rng: Any, experiment: Experiment, processor: Any, samples: Examples) -> Sample:
+        """Training only; a new sample, by the numbers of `rng` alone. `samples` are those it may be mixed with."""
 
     def collate(self, samples: Sequence[Sample], processor: Any) -> dict[str, Any]:
         """Pad and stack: named tensors, the model's own arguments."""
 
     def num_targets(self, batch: Mapping[str, Any]) -> int:
         """What the loss is averaged over: rows, or real tokens."""
+
+    def padded(self, batch: Mapping[str, Any]) -> int:
+        """Tokens of the batch with its padding, in the unit of `length`."""
 
     def loss(self, model: Any, batch: Mapping[str, Any], experiment: Experiment) -> Any:
         """Sum of the losses of the batch's targets, a scalar tensor of float32."""
@@ -82,11 +110,20 @@ class Task(Protocol):
     def predict(self, model: Any, batch: Mapping[str, Any], processor: Any) -> list[Answer]:
         """One answer a sample."""
 
+    def judge(self, model: Any, batch: Mapping[str, Any], processor: Any) -> list[Answer]:
+        """One answer a sample that carries its target, with whatever `score` wants beyond an answer, such as a loss."""
+
     def score(self, answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
         """Held-out loss and the task's metrics, the goal's among them."""
 
     def request(self, processor: Any) -> type[Any]:
-        """The pydantic model of one input of the endpoint, which becomes the row to predict."""
+        """The pydantic model of one input of the endpoint."""
+
+    def asked(self, fields: Mapping[str, Any], processor: Any) -> Row:
+        """The fields of such an input -> the row to predict. Raises Refused."""
+
+    def cost(self, row: Row, processor: Any) -> int:
+        """At most so many tokens a row has, as far as is known before it is encoded: what batches are made by."""
 
     def answer(self, processor: Any) -> type[Any]:
         """The pydantic model of one answer: what the endpoint's document says of it."""

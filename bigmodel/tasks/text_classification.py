@@ -14,16 +14,16 @@ from bigmodel.evaluation.metrics import accuracy, log_loss, macro_f1
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment as tokens
 from bigmodel.tasks import tokenizer
-from bigmodel.tasks.base import Answer, Goal, Refused, Row, Sample
+from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
 from bigmodel.tasks.labels import clean_label, fit_labels, label_id
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import Tensor
 
-model_class = "AutoModelForSequenceClassification"
 goal = Goal("accuracy", "max")
 targets = ("label",)
+judged_with = ()
 
 VOCABULARY = "tokenizer.json"
 
@@ -129,6 +129,10 @@ def load_tokenizer(pretrained: str, max_length: int) -> Any:
     return tokenizer.adopt(processor, min(processor.model_max_length, max_length, readable or max_length))
 
 
+def load_processor(path: Path, config: Any = None) -> Any:
+    return tokenizer.load(path, config)
+
+
 def encode(rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> list[Sample]:
     """`input_ids` int32 (T,), `num_tokens` before the cut; `labels` where the rows have one."""
     backend, longest = processor.backend_tokenizer, processor.model_max_length
@@ -153,7 +157,13 @@ def length(sample: Sample) -> int:
     return len(sample["input_ids"])
 
 
-def augment(sample: Sample, rng: np.random.Generator, experiment: Experiment, processor: Any) -> Sample:
+def examples(samples: Examples, experiment: Experiment) -> Examples:
+    return samples
+
+
+def augment(
+    sample: Sample, rng: np.random.Generator, experiment: Experiment, processor: Any, samples: Examples
+) -> Sample:
     rates, ids = experiment.data.augment, sample["input_ids"]
     enclosed = len(ids) > 2 and ids[0] == processor.cls_token_id
     inner = ids[1:-1] if enclosed else ids
@@ -185,6 +195,10 @@ def num_targets(batch: Mapping[str, Tensor]) -> int:
     return len(batch["input_ids"])
 
 
+def padded(batch: Mapping[str, Tensor]) -> int:
+    return batch["input_ids"].numel()
+
+
 def loss(model: Any, batch: Mapping[str, Tensor], experiment: Experiment) -> Tensor:
     from torch.nn.functional import cross_entropy
 
@@ -212,6 +226,9 @@ def predict(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Ans
     return answers
 
 
+judge = predict
+
+
 def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
     found, wanted = [answer["label"] for answer in answers], [row["label"] for row in rows]
     return {
@@ -231,6 +248,15 @@ def request(processor: Any) -> type[BaseModel]:
 
     text = Annotated[str, AfterValidator(not_blank), Field(description="The text to classify.")]
     return create_model("Text", __config__=ConfigDict(extra="forbid", strict=True), text=(text, ...))
+
+
+def asked(fields: Mapping[str, Any], processor: Any) -> Row:
+    return dict(fields)
+
+
+def cost(row: Row, processor: Any) -> int:
+    """The characters of the text, or what the model reads of one."""
+    return min(len(row["text"]), int(processor.model_max_length))
 
 
 def answer(processor: Any) -> type[BaseModel]:

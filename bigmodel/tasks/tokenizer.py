@@ -9,12 +9,16 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from bigmodel.errors import CheckpointError
 from bigmodel.experiment import TokenizerConfig
 
 PAD, UNKNOWN, CLASSIFY, SEPARATE, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = [PAD, UNKNOWN, CLASSIFY, SEPARATE, MASK]
+LONGEST = 4096
+"""Tokens read of a text where neither tokenizer nor model knows a limit."""
 SPECIAL_NAMES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "bos_token", "eos_token")
 
 # Unicode white space, the separators that str.split() cuts at, byte-order marks and NUL.
@@ -129,6 +133,31 @@ def _pre_tokenizer(kind: str) -> Any:
     if kind == "char":
         return pre_tokenizers.FixedLength(1)  # blanks too: they part words, and the halves of a title
     return pre_tokenizers.BertPreTokenizer()  # at white space, around each punctuation mark
+
+
+def load(path: Path, config: Any = None) -> Any:
+    """The tokenizer of a folder; of a model's, whose config is given, it reads no more than the model can.
+
+    CheckpointError where transformers has to make one up.
+    """
+    from transformers import AutoTokenizer
+
+    processor = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    if config is None:
+        return processor
+    if is_made_up(processor):
+        raise CheckpointError(f"{path}: there is no tokenizer: put the one that the model was trained with here")
+    if processor.pad_token is None:
+        processor.pad_token = processor.eos_token or processor.unk_token
+    processor.model_max_length = _readable(processor.model_max_length, config)
+    return processor
+
+
+def _readable(known: int, config: Any) -> int:
+    """Tokens read of one text. A stranger's tokenizer may know no limit (1e30), or a larger one than its model."""
+    from bigmodel.models.positions import max_tokens
+
+    return min(known, max_tokens(config) or (known if known < 2**31 else LONGEST))
 
 
 def is_made_up(processor: Any) -> bool:

@@ -87,7 +87,7 @@ class Trainer:
         experiment, train = self.experiment, self.experiment.train
         self.task = tasks.get(experiment.task)
         self.processor = self.prepared.processor()
-        self.samples = self.prepared.samples("train")
+        self.samples = self.task.examples(self.prepared.samples("train"), experiment)
         self.order = Order(self.samples.lengths, train.batch_size, train.bucket, train.seed)
         self.total_steps = self.order.steps_per_epoch * train.epochs
         self.warmup = min(experiment.optim.warmup, self.total_steps // 10)
@@ -150,7 +150,7 @@ class Trainer:
         self.progress.step += 1
         self.progress.samples += len(ids)
         tokens = int(self.order.lengths[ids].sum())
-        padded = sum(batch["input_ids"].numel() for batch in batches) * self.worker.world
+        padded = sum(self.task.padded(batch) for batch in batches) * self.worker.world
         return {
             "step": step + 1,
             "epoch": epoch,
@@ -178,7 +178,7 @@ class Trainer:
         if self.augmented:
             seed = self.experiment.train.seed
             samples = [
-                self.task.augment(sample, generator(seed, epoch, int(i)), self.experiment, self.processor)
+                self.task.augment(sample, generator(seed, epoch, int(i)), self.experiment, self.processor, self.samples)
                 for i, sample in zip(ids, samples, strict=True)
             ]
         batch: dict[str, Tensor] = self.task.collate(samples, self.processor)
@@ -232,7 +232,7 @@ class Trainer:
             predictor = Predictor(
                 self.experiment.task, self.model, self.processor, {}, self.worker.device, self.precision
             )
-            answers = predictor.predict_samples(samples.take(range(rank, len(samples), world)))
+            answers = predictor.judge_samples(samples.take(range(rank, len(samples), world)))
         self.model.train()
         if world > 1:
             parts: list[Any] = [None] * world

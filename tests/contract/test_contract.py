@@ -34,7 +34,6 @@ from serve_app.batching import Batcher, Batching
 from serve_app.endpoint import Endpoint
 from serve_app.metrics import Metrics
 from serve_app.protocol import Form, Limits
-from serve_app.replica import size
 from tune_jobs.search import search
 from tune_jobs.space import with_values
 
@@ -133,7 +132,7 @@ async def asked_over_http(predictor: Predictor, questions: list[dict[str, Any]])
     batcher: Batcher[Any, Any] = Batcher(predictor.predict, Batching(pads=predictor.pads), metrics.ran)
 
     async def ask(rows: list[dict[str, Any]]) -> Any:
-        return await batcher.ask(rows, [size(row) for row in rows])
+        return await batcher.ask(rows, [predictor.cost(row) for row in rows])
 
     form = Form(task.request(predictor.processor), task.answer(predictor.processor), Limits())
     endpoint = Endpoint("model", ask, metrics, form, lambda: batcher.num_waiting, 1024, 1)

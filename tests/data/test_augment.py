@@ -85,10 +85,11 @@ def test_a_sample_is_changed_inside_its_enclosing_tokens_and_alone_as_in_a_batch
     samples = text_classification.encode([{"text": text} for text in words], processor, {})
 
     def changed(numbers: list[int]) -> dict[int, list[int]]:
-        return {
-            i: text_classification.augment(samples[i], generator(0, 1, i), experiment, processor)["input_ids"].tolist()
+        found = {
+            i: text_classification.augment(samples[i], generator(0, 1, i), experiment, processor, samples)
             for i in numbers
         }
+        return {i: sample["input_ids"].tolist() for i, sample in found.items()}
 
     together = changed(list(range(8)))
     assert together == changed([5, 3, 1, 7]) | changed([2, 0, 4, 6])
