@@ -168,16 +168,19 @@ def serve(
 
 @app.command()
 def demo(
+    task: Annotated[str, typer.Argument(help="What is shown; a review and its label if not named.")] = (
+        "text-classification"
+    ),
     output: Annotated[str, typer.Option(help="Folder of the demonstration's run.")] = "runs/demo",
     port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 0,
 ) -> None:
     """Walk the whole path once: train, test, serve, ask.
 
-    The data is 5,000 reviews that a small grammar writes; it takes less than a minute.
+    The data comes with bigmodel: 5,000 reviews that a small grammar writes. It takes less than a minute.
     """
     from bigmodel import demonstration
 
-    demonstration.walk(output, port)
+    demonstration.walk(task, output, port)
 
 
 def walk_rarely() -> None:

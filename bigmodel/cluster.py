@@ -12,8 +12,10 @@ import secrets
 import socket
 import stat
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 
 from bigmodel.errors import ResourceError
 
@@ -31,10 +33,62 @@ LOOPBACK = {
 }
 
 ANSWER_S = 10.0  # for a cluster to take a connection
+_changing = threading.Lock()
+"""Held while Ray starts or stops."""
+
+
+class Ahead:
+    """A Ray that starts while the caller does something else; `connect` waits for it and joins it.
+
+        with Ahead() as ray:
+            ...
+            ray.stop()  # as early as nobody needs it; at the latest the end does it
+
+    What goes wrong is left to `connect`, which tries again and says it when it is asked.
+    """
+
+    def __init__(self) -> None:
+        self._unneeded = threading.Event()
+        self._thread = threading.Thread(target=self._own, daemon=True)
+
+    def _own(self) -> None:
+        """Start, and stop too: Linux ends Ray's processes with the thread that started them."""
+        ours = False
+        with suppress(Exception):
+            ours = connect()
+        self._unneeded.wait()
+        try:
+            if ours:
+                import ray
+
+                ray.shutdown()
+        finally:
+            _changing.release()
+
+    def stop(self) -> None:
+        """Let it go, without waiting until it is gone. Who connects from now on waits, and gets another one."""
+        if not self._unneeded.is_set():
+            _changing.acquire()
+            self._unneeded.set()
+
+    def __enter__(self) -> Ahead:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        self._thread.join()
 
 
 def connect(num_cpus: int | None = None) -> bool:
     """Join the Ray that RAY_ADDRESS names, or this process is connected to; else start one. -> it is ours to stop."""
+    with _changing:
+        return _connect(num_cpus)
+
+
+def _connect(num_cpus: int | None) -> bool:
     address = os.environ.get("RAY_ADDRESS")
     for name, value in (ENVIRONMENT | ({} if address else LOOPBACK)).items():
         os.environ.setdefault(name, value)

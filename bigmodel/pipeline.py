@@ -178,11 +178,12 @@ def predict(
     refuse_input_as_output(files, output)
     predictor = load(model, device, "fp32" if explain else precision)
     if explain:
-        from bigmodel.evaluation import explain as explaining
+        from bigmodel.evaluation.explain import explainer
 
-        explanations = explaining.explain(predictor, rows_of(texts, predictor))
+        module = explainer(predictor.name)
+        explanations = module.explain(predictor, rows_of(texts, predictor))
         if output is None:
-            explaining.show(explanations)
+            module.show(explanations)
             return
         with writing(output) as out:
             out.writelines(line(explanation) for explanation in explanations)

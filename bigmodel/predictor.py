@@ -160,10 +160,8 @@ class Predictor:
         same = self.precision == self.info.get("precision", "fp32")
         tolerance = (1e-4 if self.precision == "fp32" else 2e-2) if same else 5e-2
         for stored, answer in zip(golden, self.predict([g["row"] for g in golden]), strict=True):
-            if difference := _difference(stored["answer"], answer, tolerance):
-                raise CheckpointError(
-                    f"{path.parent}: this machine does not reproduce the stored answers: {difference}"
-                )
+            if apart := difference(stored["answer"], answer, tolerance):
+                raise CheckpointError(f"{path.parent}: this machine does not reproduce the stored answers: {apart}")
         return len(golden)
 
 
@@ -191,12 +189,12 @@ def autocast(device: str, precision: str) -> Any:
     return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
 
 
-def _difference(stored: Any, found: Any, tolerance: float) -> str:
+def difference(stored: Any, found: Any, tolerance: float) -> str:
     """What differs between two answers beyond the tolerance of its numbers; nothing if they agree."""
     if isinstance(stored, dict) and isinstance(found, dict) and stored.keys() == found.keys():
         if "scores" in stored and abs(stored["score"] - found["score"]) <= tolerance:
-            return _difference(stored["scores"], found["scores"], tolerance)  # of two labels as likely either may win
-        return next(filter(None, (_difference(stored[key], found[key], tolerance) for key in stored)), "")
+            return difference(stored["scores"], found["scores"], tolerance)  # of two labels as likely either may win
+        return next(filter(None, (difference(stored[key], found[key], tolerance) for key in stored)), "")
     if isinstance(stored, float) and isinstance(found, float):
         return "" if abs(stored - found) <= tolerance else f"{found:.6f} instead of {stored:.6f}"
     return "" if stored == found else f"{found!r:.60} instead of {stored!r:.60}"

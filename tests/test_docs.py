@@ -150,9 +150,10 @@ def test_the_demonstration_walks_the_whole_path(tmp_path):
     program = f"""
 from pathlib import Path
 from bigmodel import demonstration
-demonstration.ROWS, demonstration.NEW_ROWS = 400, 20
-demonstration.EXPERIMENT = demonstration.EXPERIMENT.replace("epochs: 5", "epochs: 1")
-demonstration.walk("runs/demo", {free_port()})
+from bigmodel.demos import text_classification as demo
+demo.ROWS, demo.NEW_ROWS = 400, 20
+demo.EXPERIMENT = demo.EXPERIMENT.replace("epochs: 5", "epochs: 1")
+demonstration.walk("text-classification", "runs/demo", {free_port()})
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
@@ -161,7 +162,7 @@ demonstration.walk("runs/demo", {free_port()})
     assert done.returncode == 0, said + done.stderr
     for number in range(1, 6):
         assert f"[{number}/5]" in said
-    assert "linear baseline" in said and "equal: every label" in said
+    assert "linear baseline" in said and "equal: every word" in said
     assert (tmp_path / "runs/demo/new.csv").exists()
 
 
@@ -171,7 +172,7 @@ def test_the_demonstration_does_not_delete_another_run(tmp_path):
 
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ConfigError, match="not the demonstration's"):
-        demonstration.write_experiment(tmp_path)
+        demonstration.write_experiment(demonstration.demo_of("text-classification"), tmp_path)
 
 
 # ---- the tables

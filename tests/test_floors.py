@@ -25,7 +25,7 @@ FLOORS = [  # from the ground up; the longest name that fits a file says where i
         "bigmodel.experiment",
         "bigmodel.cluster",
         "bigmodel.evaluation.metrics",
-        "bigmodel.grammar",
+        "bigmodel.demos",
     ],
     ["bigmodel.tasks", "bigmodel.mup"],
     ["bigmodel.predictor", "bigmodel.data"],

@@ -70,18 +70,8 @@ class Run:
         return float(sum(step["samples"] / step["samples_per_s"] for step in steps))
 
     def lock(self) -> None:
-        """One process trains in a folder at a time; the lock goes when the process goes, however it goes."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")
-        except OSError as e:
-            raise ResourceError(f"{self.path}: the output folder cannot be written: {e.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ResourceError(
-                f"{self.path}: another process is training here. Wait for it, or name another output="
-            ) from None
+        """One process trains in a folder at a time."""
+        self._lock = hold(self.path, "output folder", "training")
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -141,6 +131,26 @@ class Run:
         part = self.path / f"run.json.{os.getpid()}"
         part.write_text(json.dumps(self.info, indent=2, ensure_ascii=False), "utf-8")
         os.replace(part, self.path / "run.json")
+
+
+def hold(folder: Path, what: str, doing: str) -> IO[str]:
+    """The lock of a folder: this process has it alone until the file is closed or the process goes, however it goes.
+
+    ResourceError where another process has it, or where the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")
+    except OSError as e:
+        raise ResourceError(f"{folder}: the {what} cannot be written: {e.strerror}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ResourceError(
+            f"{folder}: another process is {doing} here. Wait for it, or name another output="
+        ) from None
+    return file
 
 
 def _what(experiment: Experiment) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from bigmodel import models, tasks
 from bigmodel.errors import ConfigError
-from bigmodel.evaluation.explain import explain, render, show
+from bigmodel.evaluation.explain import explainer
+from bigmodel.evaluation.explain_text import explain, render, show
 from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 
@@ -168,9 +169,9 @@ def test_a_text_of_nothing_the_model_can_read_is_explained_too(teach):
     assert len(found["tokens"]) == 1
 
 
-def test_what_is_no_text_is_refused(teach):
-    with pytest.raises(ConfigError, match="only texts"):
-        explain(teach("lstm"), [{"image": "a.png"}])
+def test_a_task_that_is_not_explained_is_refused():
+    with pytest.raises(ConfigError, match="--explain is for text-classification"):
+        explainer("translation")
 
 
 def test_explaining_leaves_the_model_as_it_was(teach, review_rows):
