@@ -26,13 +26,28 @@ RANDOM_FIRST = 6
 """Trials at random before the estimators have something to estimate from."""
 
 
-class Proposals(Searcher):
+class Unsaved(Searcher):
+    """A searcher of which Ray keeps nothing: the journal is read instead."""
+
+    def __init__(self, journal: Journal, goal: Goal, num_trials: int) -> None:
+        super().__init__(metric=goal.metric, mode=goal.mode)
+        self._journal, self.num_trials = journal, num_trials
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("the journal is read instead")
+
+
+class Proposals(Unsaved):
     """Proposes `{"own": {"number": 3, "params": {"optim.lr": 0.004}}}`: what the journal holds, what the experiment
     says itself, then what the sampler draws. Finished after `tune.trials`."""
 
     def __init__(self, space: Space, experiment: Experiment, journal: Journal, goal: Goal) -> None:
-        super().__init__(metric=goal.metric, mode=goal.mode)
-        self._space, self._tune, self._journal = space, experiment.tune, journal
+        self.grid = grid(space) if experiment.tune.search == "grid" else []
+        super().__init__(journal, goal, len(self.grid) or experiment.tune.trials)
+        self._space, self._tune = space, experiment.tune
         self._distributions = {name: found.distribution for name, found in space.items()}
         self._default = {name: current(experiment, name) for name in space}
         self._goal = goal
@@ -40,8 +55,6 @@ class Proposals(Searcher):
         self._params: dict[int, dict[str, Any]] = {}
         self._values: dict[int, float | None] = {}
         """Of the trials that have ended; None of one that failed."""
-        self.grid = grid(space) if experiment.tune.search == "grid" else []
-        self.num_trials = len(self.grid) or experiment.tune.trials
 
     def suggest(self, trial_id: str) -> Any:
         number = len(self._params)
@@ -95,21 +108,13 @@ class Proposals(Searcher):
         failed = error or value is None or not math.isfinite(value)
         self._values[self._numbers[trial_id]] = None if failed else value
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: see above."""
-        Path(checkpoint_path).touch()
 
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("the journal is read instead")
-
-
-class Listed(Searcher):
+class Listed(Unsaved):
     """Proposes the given params, one after the other, each with its number."""
 
     def __init__(self, params: Mapping[int, dict[str, Any]], journal: Journal, goal: Goal) -> None:
-        super().__init__(metric=goal.metric, mode=goal.mode)
-        self._journal, self._left = journal, list(params.items())
-        self.num_trials = len(params)
+        super().__init__(journal, goal, len(params))
+        self._left = list(params.items())
 
     def suggest(self, trial_id: str) -> Any:
         if not self._left:
@@ -121,12 +126,6 @@ class Listed(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass
-
-    def save(self, checkpoint_path: str) -> None:
-        Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("the journal is read instead")
 
 
 def grid(space: Space) -> list[dict[str, Any]]:

@@ -129,7 +129,7 @@ def _last(message: str) -> str:
 def parse(name: str, text: str | Sequence[Any]) -> Range:
     """`log:1e-4..1e-1` -> Range. ConfigError says what the forms are."""
     if not isinstance(text, str):
-        return Range("choice", values=_several(name, tuple(text)))
+        return Range("choice", values=_several(tuple(text)))
     form = FORM.match(text.strip())
     if form is None:
         raise ConfigError(
@@ -137,7 +137,7 @@ def parse(name: str, text: str | Sequence[Any]) -> Range:
         )
     kind, rest = form[1], form[2]
     if kind == "choice":
-        return Range("choice", values=_several(name, tuple(yaml.load(f"[{rest}]", experiments._Loader))))
+        return Range("choice", values=_several(tuple(yaml.load(f"[{rest}]", experiments._Loader))))
     try:
         low, high = (float(end) for end in rest.split(".."))
     except ValueError:
@@ -154,7 +154,7 @@ def parse(name: str, text: str | Sequence[Any]) -> Range:
     return Range(kind, low, high, from_one=from_one)  # type: ignore[arg-type]
 
 
-def _several(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+def _several(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if not values:
         raise ConfigError("no value to choose from")
     return values
