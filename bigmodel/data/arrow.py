@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 PART_ROWS = 65_536
 LENGTH = "__length__"  # the column that ordering reads, beside the sample's own fields
+FILE, LINE, MD5, TARGET = "__file__", "__line__", "__md5__", "__target__"  # beside the row's roles, called anything
 Columns = dict[str, tuple[NDArray[Any], NDArray[np.int64] | None]]  # values, and where each list begins and ends
 
 
@@ -101,8 +102,8 @@ class Rows(Sequence[dict[str, Any]]):
 
     def __init__(self, paths: Sequence[Path]) -> None:
         tables = [read(path) for path in paths]
-        self._table = pa.concat_tables(tables) if tables else pa.table({"source": [], "line": []})
-        self._roles = [name for name in self._table.column_names if name not in ("source", "line")]
+        self._table = pa.concat_tables(tables) if tables else pa.table({FILE: [], LINE: []})
+        self._roles = [name for name in self._table.column_names if name not in (FILE, LINE)]
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -117,7 +118,7 @@ class Rows(Sequence[dict[str, Any]]):
             yield from self[start : start + 8192]
 
     def place(self, i: int) -> tuple[str, int]:
-        return self._table.column("source")[i].as_py(), self._table.column("line")[i].as_py()
+        return self._table.column(FILE)[i].as_py(), self._table.column(LINE)[i].as_py()
 
 
 def _span(part: slice, size: int) -> tuple[int, int]:

@@ -39,7 +39,7 @@ from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
 from bigmodel.tasks.base import Refused, Row, Sample, Task
 
-VERSION = 4  # of the layout and of what preparation does; a change prepares anew
+VERSION = 5  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
 CLEANED = 8192  # rows in one batch of a cleaned file
 ENCODED = 2048  # rows encoded at once: what the tokenizer returns is large
@@ -295,10 +295,10 @@ class _CleanedFile:
         rows = [item.row for item in placed]
         digests = [hashlib.md5(self._task.content(row).encode(), usedforsecurity=False).digest() for row in rows]
         columns: dict[str, Any] = {role: [row[role] for row in rows] for role in rows[0]}
-        columns["source"] = pa.array([self._source] * len(rows), pa.string()).dictionary_encode()
-        columns["line"] = pa.array([item.line for item in placed], pa.int64())
-        columns["md5"] = pa.array(digests, pa.binary(16))
-        columns["target"] = pa.array([self._task.target(row) for row in rows], pa.string())
+        columns[arrow.FILE] = pa.array([self._source] * len(rows), pa.string()).dictionary_encode()
+        columns[arrow.LINE] = pa.array([item.line for item in placed], pa.int64())
+        columns[arrow.MD5] = pa.array(digests, pa.binary(16))
+        columns[arrow.TARGET] = pa.array([self._task.target(row) for row in rows], pa.string())
         batch = pa.RecordBatch.from_pydict(columns)
         if self._writer is None:
             self._writer = pa.ipc.new_stream(str(self._path), batch.schema)

@@ -48,7 +48,7 @@ def distribute(cleaned: Sequence[tuple[str, Path]], folder: Path, config: SplitC
     for named, path in cleaned:
         for batch in _batches(path):
             places = np.empty(batch.num_rows, np.int8)
-            md5s, targets = batch.column("md5").to_pylist(), batch.column("target").to_pylist()
+            md5s, targets = batch.column(arrow.MD5).to_pylist(), batch.column(arrow.TARGET).to_pylist()
             for i, (md5, target) in enumerate(zip(md5s, targets, strict=True)):
                 places[i] = at = split.place(md5) if named == "train" else SPLITS.index(named)
                 number = numbers.setdefault(target, len(numbers))
@@ -59,7 +59,7 @@ def distribute(cleaned: Sequence[tuple[str, Path]], folder: Path, config: SplitC
                     counts["also_in_training"] += at != TRAIN and before & 1
                 seen[md5] = (number << 3 if before is None else before) | 1 << at
             counts["rows"] += batch.num_rows
-            rows = pa.table(batch.drop_columns(["md5", "target"]))
+            rows = pa.table(batch.drop_columns([arrow.MD5, arrow.TARGET]))
             for at, part in enumerate(parts):
                 part.add(rows.filter(pa.array(places == at)))
     return counts | {"splits": {part.split: part.close() for part in parts}}
