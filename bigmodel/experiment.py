@@ -76,8 +76,11 @@ class TokenizerConfig(Section):
     """Most entries of the vocabulary."""
     min_frequency: PositiveInt = 2
     """Rarer tokens become the unknown token."""
-    lowercase: bool = True
-    """Fold capitals; the unknown token otherwise eats rare spellings."""
+    lowercase: bool | None = None
+    """Fold capitals. Not given, a classifier does, as the unknown token otherwise eats rare spellings; what is to be
+    written keeps them."""
+    joint: bool = True
+    """Translation: one vocabulary for both languages, whose vectors are shared; false learns one for each."""
 
 
 class DataConfig(Section):
@@ -231,18 +234,19 @@ class MupConfig(Section):
     as if it were tuned there. none is the standard parametrisation."""
 
 
-DEFAULT_TYPES = {"text-classification": "textcnn"}
+DEFAULT_TYPES = {"text-classification": "textcnn", "translation": "transformer"}
 """The model's type where an experiment names none, by task."""
 
 
 class Experiment(Section):
-    task: Literal["text-classification"]
-    """What the model is for: text-classification, a text in and one label of a fixed set out."""
+    task: Literal["text-classification", "translation"]
+    """What the model is for: text-classification, a text in and one label of a fixed set out; translation, a text of
+    one language in, of another out."""
     data: DataConfig
     """Where the rows are, which columns are read, and how."""
     model: dict[str, Any] = Field({}, validate_default=True)
     """`type` (lstm, gru, textcnn, transformer, or a model type of transformers) or `pretrained` (directory or hub
-    name), and the fields of its config. A textcnn if it names neither."""
+    name), and the fields of its config. If it names neither, a textcnn for texts, a transformer for translation."""
     init: Literal["xavier", "kaiming", "orthogonal", "normal"] = "xavier"
     """Scheme of the weights that do not come from a checkpoint."""
     mup: MupConfig = MupConfig()

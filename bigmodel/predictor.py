@@ -46,7 +46,7 @@ class Predictor:
         self.task = tasks.get(task)
         self.model, self.processor, self.info = model, processor, dict(info)
         self.device, self.precision = device, precision
-        self._learnt = {"label2id": model.config.label2id}
+        self._learnt = model.config.to_dict()
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu", precision: str = "auto") -> Predictor:

@@ -25,6 +25,7 @@ FLOORS = [  # from the ground up; the longest name that fits a file says where i
         "bigmodel.experiment",
         "bigmodel.cluster",
         "bigmodel.evaluation.metrics",
+        "bigmodel.evaluation.bleu",
         "bigmodel.demos",
     ],
     ["bigmodel.tasks", "bigmodel.mup"],

@@ -4,6 +4,7 @@ import glob
 import gzip
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,12 +28,14 @@ ARCHIVES = {
     b"\x28\xb5\x2f\xfd": "zstandard",
     b"7z\xbc\xaf": "7z",
 }
+_braces = re.compile(r"\{([^{}/]*,[^{}/]*)\}")
 
 
 def resolve(spec: str | Iterable[str]) -> list[str]:
     """Names the files that a path, glob, folder, URI, or a list of them stands for: sorted, each once.
 
-    A folder stands for the data files directly in it.  Raises DataError where nothing is found.
+    A folder stands for the data files directly in it.  Aligned files, `train.{de,en}.gz`, are one source and keep that
+    name.  Raises DataError where nothing is found.
     """
     parts = [spec] if isinstance(spec, str) else list(spec)
     if not parts:
@@ -51,8 +54,23 @@ def _check_name(file: str) -> None:
         raise DataError(f"{shown}: the name of this file is not UTF-8. Rename it") from None
 
 
+def alternatives(source: str) -> list[str]:
+    """The words in the braces of aligned files; none of a file of its own."""
+    found = _braces.search(source)
+    return [word.strip() for word in found[1].split(",")] if found and not os.path.exists(_local(source)) else []
+
+
+def aligned(source: str) -> list[str]:
+    """The files that a source with braces stands for, in the order of its words."""
+    words = alternatives(source)
+    ends = _braces.split(source, maxsplit=1)  # before the braces, what is in them, after
+    return [f"{ends[0]}{word}{ends[2]}" for word in words]
+
+
 def size(source: str) -> int:
-    """Bytes of a file as stored."""
+    """Bytes of a file as stored, or of aligned files together."""
+    if parts := aligned(source):
+        return sum(size(part) for part in parts)
     with reading(source):
         if not _is_remote(source):
             return os.path.getsize(_local(source))
@@ -61,7 +79,9 @@ def size(source: str) -> int:
 
 
 def digest(source: str) -> str:
-    """SHA-256 of the bytes of a file as stored, in hexadecimal."""
+    """SHA-256 of the bytes of a file as stored, in hexadecimal; of aligned files, of their digests."""
+    if parts := aligned(source):
+        return hashlib.sha256(" ".join(map(digest, parts)).encode()).hexdigest()
     total = hashlib.sha256()
     with reading(source), _open_stored(source) as stream:
         while block := stream.read(BLOCK):
@@ -168,6 +188,11 @@ def _file_system(source: str) -> tuple[Any, str]:
 
 
 def _expand(spec: str) -> list[str]:
+    if parts := aligned(spec):
+        for part in parts:
+            if _expand(part) != [part]:
+                raise DataError(f"{spec}: braces stand for aligned files, each named in full; {part} is no single file")
+        return [spec]
     found = _expand_remote(spec) if _is_remote(spec) else _expand_local(spec)
     if not found:
         raise DataError(f"{spec}: no file matches")

@@ -9,6 +9,7 @@ from itertools import chain, islice, pairwise
 from typing import Any
 
 from bigmodel.data import delimited, encoding, files
+from bigmodel.data.aligned import open_aligned
 from bigmodel.data.encoding import NO_TEXT, UNDECODABLE, Lines
 from bigmodel.data.jsonlines import read_json
 from bigmodel.data.record import Bad, ReadOptions, Record, excerpt
@@ -31,6 +32,8 @@ def open_rows(
     """The names that a row of this file can be asked for, and the rows in order. DataError where the file as a whole
     cannot be read. Of a format that is stored by columns only the `wanted` ones are read, and of one that is stored in
     row groups only those `groups`."""
+    if files.alternatives(source):
+        return open_aligned(source, options)
     kind = format_of(source, options)
     if kind == "parquet":
         return _parquet(source, wanted, groups)
@@ -101,7 +104,7 @@ def _text(blocks: Iterator[Lines], source: str, options: ReadOptions) -> Iterato
 
 def pieces(source: str, options: ReadOptions) -> list[range | None]:
     """How a file can be cut to be read in several places: row groups of Parquet, of about `PIECE` bytes; else not."""
-    if format_of(source, options) != "parquet":
+    if files.alternatives(source) or format_of(source, options) != "parquet":
         return [None]
     with _parquet_file(source) as file:
         sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)]

@@ -31,7 +31,7 @@ from bigmodel.models.fields import (
 )
 from bigmodel.models.rnn import GRUForSequenceClassification, LSTMForSequenceClassification
 from bigmodel.models.textcnn import TextCNNForSequenceClassification
-from bigmodel.models.transformer import encoder_defaults
+from bigmodel.models.transformer import encoder_defaults, translator_defaults
 
 
 def _config_of(model: type[PreTrainedModel]) -> type[PreTrainedConfig]:
@@ -47,11 +47,13 @@ OURS: tuple[type[PreTrainedModel], ...] = (
 Default = tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]
 DEFAULTS: dict[str, dict[str, Default]] = {
     "text-classification": {"transformer": ("bert", encoder_defaults)},
+    "translation": {"transformer": ("marian", translator_defaults)},
 }
 """By task, our names for a native model type with other defaults; they are functions of the fields that are given."""
 
 EXAMPLE: dict[str, Any] = {
     "vocab_size": 64, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "max_length": 64,
+    "decoder_vocab_size": 64, "decoder_start_token_id": 2, "forced_eos_token_id": 3,
     "id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1},
 }  # fmt: skip
 """What data may teach; to build a model for its shapes alone."""

@@ -19,6 +19,8 @@ LEARNT = {
     "vocab_size": "the training data", "pad_token_id": "the tokenizer", "bos_token_id": "the tokenizer",
     "eos_token_id": "the tokenizer", "id2label": "the training data", "label2id": "the training data",
     "num_labels": "the training data", "max_position_embeddings": "data.max_length",
+    "decoder_vocab_size": "the training data", "decoder_start_token_id": "the tokenizer",
+    "forced_eos_token_id": "the tokenizer", "share_encoder_decoder_embeddings": "data.tokenizer.joint",
 }  # fmt: skip
 """Fields that no experiment sets, and what they follow from."""
 LEAST = {

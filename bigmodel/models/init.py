@@ -28,6 +28,7 @@ def initialize(model: PreTrainedModel, scheme: str, seed: int) -> None:
                        row is 0
     biases             0, but 1 for the forget gate of an LSTM (Gers et al., 2000; Jozefowicz et al., 2015)
     norms              as the architecture made them: weight 1, or 0 where it adds 1 itself
+    not trained        as the architecture made them, such as a table of sines
     anything else      matrices normal with `initializer_range`; vectors as the architecture made them
 
     The numbers follow from the seed and the parameter's name alone: not from torch's global generator, the device, or
@@ -72,8 +73,8 @@ def plan(model: nn.Module, scheme: str, fill: Fill, std: float) -> Iterator[tupl
     at_zero = getattr(model, "starts_at_zero", ())  # modules; an architecture knows its tables of weights from vectors
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen:  # tied weights belong to the module that comes first
-                continue
+            if id(parameter) in seen or not parameter.requires_grad:  # tied weights belong to the module that comes
+                continue  # first; what is not trained, such as a table of sines, is right as it was made
             seen.add(id(parameter))
             fills = constant(0.0) if path in at_zero else choose(module, name, parameter, scheme, fill, std)
             if fills is not None:

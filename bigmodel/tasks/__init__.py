@@ -9,6 +9,7 @@ from bigmodel.tasks.base import Task
 
 TASKS = {
     "text-classification": "bigmodel.tasks.text_classification",
+    "translation": "bigmodel.tasks.translation",
 }
 
 

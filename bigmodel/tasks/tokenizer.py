@@ -64,7 +64,7 @@ def train(texts: Iterable[str], kind: str, config: TokenizerConfig, enclose: boo
         kind, trainers.WordLevelTrainer
     )
     tokenizer = Tokenizer(learnt(unk_token=UNKNOWN))
-    tokenizer.normalizer = _normalizer(config.lowercase)
+    tokenizer.normalizer = _normalizer(config.lowercase is not False)
     tokenizer.pre_tokenizer = _pre_tokenizer(kind)
     tokenizer.decoder = decoders.WordPiece() if kind == "wordpiece" else None
     # Single characters are never merged away: without their own limit they outgrow a small vocabulary.
@@ -103,7 +103,7 @@ def adopt(processor: Any, max_length: int) -> Any:
     backend = processor.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    backend.normalizer = normalizers.Sequence(_first_steps() + ([backend.normalizer] if backend.normalizer else []))
+    backend.normalizer = normalizers.Sequence(first_steps() + ([backend.normalizer] if backend.normalizer else []))
     special = {name: getattr(processor, name) for name in SPECIAL_NAMES if getattr(processor, name) is not None}
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -114,7 +114,7 @@ def adopt(processor: Any, max_length: int) -> Any:
     )
 
 
-def _first_steps() -> list[Any]:
+def first_steps() -> list[Any]:
     """`normalize`, for the `tokenizers` library."""
     from tokenizers import Regex, normalizers
 
@@ -124,7 +124,7 @@ def _first_steps() -> list[Any]:
 def _normalizer(lowercase: bool) -> Any:
     from tokenizers import normalizers
 
-    return normalizers.Sequence(_first_steps() + ([normalizers.Lowercase()] if lowercase else []))
+    return normalizers.Sequence(first_steps() + ([normalizers.Lowercase()] if lowercase else []))
 
 
 def _pre_tokenizer(kind: str) -> Any:

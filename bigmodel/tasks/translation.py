@@ -1,0 +1,330 @@
+"""translation: a text of one language in, the same of another out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from bigmodel.errors import CheckpointError, ConfigError
+from bigmodel.evaluation import bleu
+from bigmodel.experiment import DataConfig, Experiment
+from bigmodel.tasks import augment as tokens
+from bigmodel.tasks import subwords, tokenizer
+from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
+from bigmodel.tasks.subwords import Languages
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from torch import Tensor
+
+goal = Goal("bleu", "max")
+targets = ("target",)
+judged_with = ("target",)
+
+IGNORED = -100  # a label that is no target, in all of transformers
+LONGEST = 512
+"""Tokens read and written where neither tokenizer nor model knows a limit."""
+
+
+def columns(data: DataConfig) -> dict[str, str]:
+    named = {"source": data.source, "target": data.target}
+    missing = [f"data.{role}" for role, column in named.items() if column is None]
+    if missing:
+        raise ConfigError(
+            "translation needs the columns of both languages (the words in the braces, of aligned files): "
+            f"name {' and '.join(missing)}"
+        )
+    return {role: column for role, column in named.items() if column is not None}
+
+
+def clean(record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
+    return {role: _clean_text(record[column], column) for role, column in columns.items()}
+
+
+def _clean_text(text: Any, column: str) -> str:
+    if not isinstance(text, str):
+        found = "nothing" if text is None else f"{type(text).__name__} {text!r:.40}"
+        raise Refused(f"the text is {found}", column)
+    cleaned = tokenizer.normalize(text)
+    if not cleaned:
+        raise Refused("the text is empty", column)
+    if not tokenizer.is_text(cleaned):
+        raise Refused("half of a surrogate pair is no character", column)
+    return cleaned
+
+
+def content(row: Row) -> str:
+    """The source alone: a sentence that was trained on is no test, however it was translated."""
+    text: str = row["source"]
+    return text
+
+
+def target(row: Row) -> str:
+    text: str = row["target"]
+    return text
+
+
+def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Languages, dict[str, Any]]:
+    processor, learnt = (_adopt if "pretrained" in experiment.model else _learn)(rows, experiment)
+    if processor.model_max_length <= (ends := processor.source.num_special_tokens_to_add()):
+        raise ConfigError(
+            f"data.max_length is {processor.model_max_length}, and {ends} tokens enclose each text: name more"
+        )
+    return processor, learnt
+
+
+def _learn(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Languages, dict[str, Any]]:
+    data, config = experiment.data, experiment.data.tokenizer
+    lowercase = config.lowercase is True
+    if config.type not in ("auto", "bpe"):
+        raise ConfigError(f"data.tokenizer.type is {config.type}: translation writes text, and learns bpe alone")
+    sources, written = (row["source"] for row in rows()), (row["target"] for row in rows())
+    if config.joint:
+        both = subwords.train(chain(sources, written), config, lowercase, data.max_length)
+        processor = Languages(both, both)
+    else:
+        source = subwords.train(sources, config, lowercase, data.max_length)
+        processor = Languages(source, subwords.train(written, config, lowercase, data.max_length))
+    ids = processor.target
+    return processor, {
+        "vocab_size": len(processor.source),
+        "decoder_vocab_size": len(processor.target),
+        "share_encoder_decoder_embeddings": config.joint,
+        "pad_token_id": ids.pad_token_id,
+        "bos_token_id": ids.bos_token_id,
+        "eos_token_id": ids.eos_token_id,
+        "forced_eos_token_id": ids.eos_token_id,
+        "decoder_start_token_id": ids.bos_token_id,
+        "max_length": data.max_length,
+    }
+
+
+def _adopt(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Languages, dict[str, Any]]:
+    """The tokenizer of a pretrained model, reading no more than that can."""
+    from bigmodel import models
+
+    source = experiment.model["pretrained"]
+    try:
+        processor = subwords.load(Path(models.pretrained.locate(source)), experiment.data.max_length)
+        config = models.pretrained.read_config(source)
+    except (OSError, ValueError, ImportError) as e:
+        raise ConfigError(f"model.pretrained: the tokenizer of '{source}' does not open: {_reason(e)}") from None
+    if tokenizer.is_made_up(processor.source):
+        raise ConfigError(f"model.pretrained: '{source}' has no tokenizer: put the one it was trained with beside it")
+    _limit(processor, config)
+    return processor, {
+        "vocab_size": len(processor.source),
+        "pad_token_id": processor.source.pad_token_id,
+        "decoder_start_token_id": _start(config, source),
+    }
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _start(config: Any, source: str) -> int:
+    """The token that a decoder begins with."""
+    if (start := getattr(config, "decoder_start_token_id", None)) is None:
+        raise ConfigError(
+            f"model.pretrained: {source}/config.json names no decoder_start_token_id, which begins a text"
+        )
+    return int(start)
+
+
+def _limit(processor: Languages, config: Any) -> None:
+    """Neither side longer than the model's table of positions; a tokenizer may know no limit (1e30)."""
+    from bigmodel.models.positions import max_tokens
+
+    known = processor.model_max_length
+    processor.source.model_max_length = min(known, max_tokens(config) or (known if known < 2**31 else LONGEST))
+
+
+def shaped_by(experiment: Experiment) -> dict[str, Any]:
+    from bigmodel import models
+
+    source = experiment.model.get("pretrained")
+    if source is None:
+        return {}
+    folder = Path(models.pretrained.locate(source))
+    files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".model", ".txt", ".spm"))
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {"pretrained": source, "files": digests}
+
+
+def load_processor(path: Path, config: Any = None) -> Languages:
+    processor = subwords.load(path)
+    if config is not None:
+        if tokenizer.is_made_up(processor.source):
+            raise CheckpointError(f"{path}: there is no tokenizer: put the one that the model was trained with here")
+        _limit(processor, config)
+    return processor
+
+
+def encode(rows: Sequence[Row], processor: Languages, learnt: Mapping[str, Any]) -> list[Sample]:
+    """`input_ids` int32 (T,), `num_tokens` before the cut; where the rows have a target `labels` int32 (U,) with the
+    token first that a decoder begins with."""
+    found = processor.encode_source([row["source"] for row in rows])
+    samples: list[Sample] = [{"input_ids": ids, "num_tokens": num_tokens} for ids, num_tokens in found]
+    if rows and "target" in rows[0]:
+        start = np.array([learnt["decoder_start_token_id"]], np.int32)
+        written = processor.encode_target([row["target"] for row in rows])
+        for sample, ids in zip(samples, written, strict=True):
+            sample["labels"] = np.concatenate([start, ids])
+    return samples
+
+
+def length(sample: Sample) -> int:
+    return len(sample["input_ids"])
+
+
+def examples(samples: Examples, experiment: Experiment) -> Examples:
+    return samples
+
+
+def augment(
+    sample: Sample, rng: np.random.Generator, experiment: Experiment, processor: Languages, samples: Examples
+) -> Sample:
+    """Of the source; its end stays."""
+    rates, ids = experiment.data.augment, sample["input_ids"]
+    inner, ends = ids[:-1], ids[-1:]
+    if rates.token_dropout:
+        inner = tokens.token_dropout(inner, rng, rates.token_dropout)
+    if rates.swap:
+        inner = tokens.swap(inner, rng, rates.swap)
+    if rates.mask:
+        inner = tokens.mask(inner, rng, rates.mask, processor.source.unk_token_id)
+    return {**sample, "input_ids": np.concatenate([inner, ends])}
+
+
+def collate(samples: Sequence[Sample], processor: Languages) -> dict[str, Tensor]:
+    """`input_ids`, `attention_mask` int64 (B, T); `decoder_input_ids`, `labels` int64 (B, U), where what is no target
+    is -100. All padded on the right."""
+    batch = _padded([sample["input_ids"] for sample in samples], processor.source.pad_token_id)
+    if "labels" not in samples[0]:
+        return batch
+    begun = _padded([sample["labels"][:-1] for sample in samples], processor.target.pad_token_id)
+    labels = _padded([sample["labels"][1:] for sample in samples], IGNORED)
+    return batch | {"decoder_input_ids": begun["input_ids"], "labels": labels["input_ids"]}
+
+
+def _padded(texts: Sequence[Any], padding: int) -> dict[str, Tensor]:
+    import torch
+
+    lengths = np.array([len(text) for text in texts])
+    real = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
+    ids = np.full(real.shape, padding, dtype=np.int64)
+    ids[real] = np.concatenate(texts)
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(real.astype(np.int64))}
+
+
+def num_targets(batch: Mapping[str, Tensor]) -> int:
+    return int((batch["labels"] != IGNORED).sum())
+
+
+def padded(batch: Mapping[str, Tensor]) -> int:
+    return batch["input_ids"].numel() + batch["labels"].numel()
+
+
+def _logits(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """(B, U, V)"""
+    logits: Tensor = model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        decoder_input_ids=batch["decoder_input_ids"],
+        use_cache=False,
+    ).logits
+    return logits
+
+
+def loss(model: Any, batch: Mapping[str, Tensor], experiment: Experiment) -> Tensor:
+    from torch.nn.functional import cross_entropy
+
+    logits = _logits(model, batch)
+    return cross_entropy(
+        logits.flatten(0, 1).float(),
+        batch["labels"].flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=experiment.train.label_smoothing,
+    )
+
+
+def unfit(config: Any) -> str:
+    return "" if config.is_encoder_decoder else "it has no encoder (is_encoder_decoder is false)"
+
+
+def predict(model: Any, batch: Mapping[str, Tensor], processor: Languages) -> list[Answer]:
+    """Greedy, or by beams, as the model's generation_config says. In fp32: the digits of bf16 depend on what else is in
+    the batch, and one of them may turn a word and all that follow."""
+    import torch
+
+    with torch.autocast(batch["input_ids"].device.type, enabled=False):
+        written = model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_length=processor.model_max_length + 1,
+        )
+    return [{"translation": text} for text in processor.decode(written)]
+
+
+def judge(model: Any, batch: Mapping[str, Tensor], processor: Languages) -> list[Answer]:
+    """With `loss`, the sum over the target's tokens in nats, not smoothed, and `target_tokens`, their number."""
+    from torch.nn.functional import cross_entropy
+
+    logits, labels = _logits(model, batch), batch["labels"]
+    losses = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")  # (B, U)
+    counts = (labels != IGNORED).sum(1)
+    told = zip(losses.double().sum(1).tolist(), counts.tolist(), strict=True)
+    return [
+        {**answer, "loss": total, "target_tokens": count}
+        for answer, (total, count) in zip(predict(model, batch, processor), told, strict=True)
+    ]
+
+
+def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
+    """Loss in nats a target token, where the answers come from `judge`; BLEU, chrF, and BLEU of lower-cased tokens."""
+    found, wanted = [answer["translation"] for answer in answers], [row["target"] for row in rows]
+    scores = bleu.scores(found, wanted)
+    if "loss" in answers[0]:
+        loss = sum(answer["loss"] for answer in answers) / sum(answer["target_tokens"] for answer in answers)
+        scores = {"loss": loss, **scores}
+    return scores
+
+
+def request(processor: Languages) -> type[BaseModel]:
+    from pydantic import AfterValidator, ConfigDict, Field, create_model
+
+    def not_blank(text: str) -> str:
+        if tokenizer.is_blank(text):
+            raise ValueError("is empty: give at least one character that is not white space")
+        return text
+
+    text = Annotated[str, AfterValidator(not_blank), Field(description="The text to translate.")]
+    return create_model("Text", __config__=ConfigDict(extra="forbid", strict=True), text=(text, ...))
+
+
+def asked(fields: Mapping[str, Any], processor: Languages) -> Row:
+    return {"source": _clean_text(fields["text"], "text")}
+
+
+def cost(row: Row, processor: Languages) -> int:
+    """The characters of the text, or what the model reads of one."""
+    return min(len(row["source"]), processor.model_max_length)
+
+
+def answer(processor: Languages) -> type[BaseModel]:
+    from pydantic import Field, create_model
+
+    return create_model(
+        "Translation",
+        translation=(str, ...),
+        truncated=(bool, Field(default=False, description="There and true if the model read only the beginning.")),
+        tokens=(int | None, Field(default=None, description="Tokens of the text, if truncated.")),
+        tokens_read=(int | None, Field(default=None, description="Tokens the model read, if truncated.")),
+    )
