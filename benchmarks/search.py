@@ -10,7 +10,9 @@ on the same held-out rows. Whoever stops trials early does so by successive halv
 same cores: bigmodel and the nested pattern run a trial on each of them, the loop gives all of them to one trial.
 
 The time is that of the whole process, from a cold start and an empty cache. Rounds are interleaved, each with another
-seed of the search. "training" is the time that the trials spent in their loops, over how many ran at once; "overhead"
+seed of the search. "training" is the time that the trials spent in their loops, over how many ran at once: optimiser
+steps and validations, of all contenders alike (of bigmodel those that its runs' events tell of, with the saving of new
+best weights, which count as part of the validation). Building models and saving checkpoints is not training. "overhead"
 is what the whole process took beyond that.
 """
 
@@ -67,6 +69,7 @@ class Search:
 
 def bigmodel(search: Search, whole: bool) -> dict[str, Any]:
     """The command, as a user types it. Its search begins with the first line of trials.jsonl."""
+    from bigmodel.training.run import Run
     from tune_jobs import journal
 
     folder = Path(search.job.folder)
@@ -88,10 +91,12 @@ def bigmodel(search: Search, whole: bool) -> dict[str, Any]:
             time.sleep(0.05)
     if process.returncode or begun is None:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}:\n{log.read_text('utf-8', 'replace')[-4000:]}")
-    found = [
-        {"params": t.params, "state": t.state, "curve": [value for _, value in t.curve], "seconds": t.seconds}
-        for t in journal.read(lines)
-    ]
+    found = []
+    for t in journal.read(lines):
+        run = Run(lines.parent / "trials" / f"{t.number:03}")
+        seconds = run.seconds() + sum(validation["seconds"] for validation in run.validations())
+        curve = [value for _, value in t.curve]
+        found.append({"params": t.params, "state": t.state, "curve": curve, "seconds": seconds})
     return {"trials": found, "search_s": lines.stat().st_mtime - begun}
 
 

@@ -41,8 +41,9 @@ class Ahead:
     """A Ray that starts while the caller does something else; `connect` waits for it and joins it.
 
         with Ahead() as ray:
+            ray.start()
             ...
-            ray.stop()  # as early as nobody needs it; at the latest the end does it
+            ray.stop()  # once nobody needs it; at the latest the end does it
 
     What goes wrong is left to `connect`, which tries again and says it when it is asked.
     """
@@ -65,21 +66,24 @@ class Ahead:
         finally:
             _changing.release()
 
+    def start(self) -> None:
+        self._thread.start()
+
     def stop(self) -> None:
         """Let it go, without waiting until it is gone. Who connects from now on waits, and gets another one."""
-        if not self._unneeded.is_set():
+        if self._thread.is_alive() and not self._unneeded.is_set():
             _changing.acquire()
             self._unneeded.set()
 
     def __enter__(self) -> Ahead:
-        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
 
 def connect(num_cpus: int | None = None) -> bool:

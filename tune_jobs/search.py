@@ -9,21 +9,20 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bigmodel import cluster, tasks
 from bigmodel.data.prepare import Prepared, prepare
 from bigmodel.errors import ConfigError, DataError, Interrupted, ResourceError, TrainingError
 from bigmodel.experiment import Check, Experiment, differences
+from bigmodel.training.run import hold
 from tune_jobs.journal import Journal, Trial, ranked, read
 from tune_jobs.space import Space, space, with_values
 
@@ -65,7 +64,7 @@ def search(experiment: Experiment, check: Check | None = None, fresh: bool = Fal
     ranges = space(experiment, check)
     folder = experiment.output_path.with_name(f"{experiment.output_path.name}-tune")
     refuse(experiment, ranges)
-    with locked(folder):
+    with hold(folder, "folder of the search", "searching"):
         if fresh:
             clear(folder)
         refuse_another(folder, experiment)
@@ -108,24 +107,6 @@ def settled(experiment: Experiment) -> Experiment:
     if not experiment.train.threads:
         values["train.threads"] = max(1, int(experiment.tune.num_cpus))
     return with_values(experiment, values)
-
-
-@contextmanager
-def locked(folder: Path) -> Any:
-    """One process searches in a folder at a time."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file: IO[str] = open(folder / ".lock", "w")
-    except OSError as e:
-        raise ResourceError(f"{folder}: the folder of the search cannot be written: {e.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ResourceError(
-                f"{folder}: another process is searching here. Wait for it, or name another output"
-            ) from None
-        yield
 
 
 def clear(folder: Path) -> None:
@@ -246,12 +227,12 @@ def concurrency(base: Experiment) -> int:
 
 
 def scheduler(base: Experiment, ranges: Space) -> Any:
-    from ray.tune import schedulers
-
     tune = base.tune
     goal = tasks.get(base.task).goal
     if tune.scheduler == "asha":
-        return schedulers.ASHAScheduler(
+        from tune_jobs.halving import Halving
+
+        return Halving(
             time_attr="validations",
             metric=goal.metric,
             mode=goal.mode,
@@ -262,10 +243,12 @@ def scheduler(base: Experiment, ranges: Space) -> Any:
     if tune.scheduler == "pbt":
         import random
 
+        from ray.tune.schedulers import PopulationBasedTraining
+
         from tune_jobs.explore import explorer
 
         random.seed(tune.seed)  # whom a bad trial takes over from
-        return schedulers.PopulationBasedTraining(
+        return PopulationBasedTraining(
             time_attr="validations",
             metric=goal.metric,
             mode=goal.mode,

@@ -7,6 +7,7 @@ events tell of, then goes on from its checkpoint. So a scheduler sees the same t
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import math
 import queue
@@ -40,6 +41,7 @@ class Trial(tune.Trainable):
     them), `own` (the trial's number and params)."""
 
     def setup(self, config: dict[str, Any]) -> None:
+        import_all()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -152,6 +154,16 @@ class Trial(tune.Trainable):
         if self._parts is not None:
             self._parts.close()
             self._parts = None
+
+
+def import_all() -> None:
+    """What every trial of this process needs, before any of them waits for another.
+
+    The libraries make half a million objects that stay: Python need not walk all of them again and again meanwhile.
+    """
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, 1000)
+    from bigmodel.training import fit  # noqa: F401
 
 
 def own_number(folder: Path, trial_id: str, number: int) -> int:

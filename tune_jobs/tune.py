@@ -1,46 +1,68 @@
-"""tune(experiment file) : search, judge, keep the winner, test it once, report. What `bigmodel tune` does."""
+"""tune(experiment file): search, judge, keep the winner, test it once, report. What `bigmodel tune` does.
+
+Ray takes seconds to start, and so do the imports: they go side by side, so what is heavy is imported inside functions.
+"""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bigmodel import experiment as experiments
-from bigmodel import mup, pipeline, tasks
-from bigmodel.experiment import Experiment
-from bigmodel.pipeline import read_json, say, write_json
-from bigmodel.training.run import Run
-from tune_jobs.journal import Trial, ranked
-from tune_jobs.page import page
-from tune_jobs.report import report, show
-from tune_jobs.search import REPEATS, Search, contenders, repeats_of, search
-from tune_jobs.space import is_range
-from tune_jobs.verdict import Verdict, compare_rows, judge
+from bigmodel import cluster
 
-DEFAULT = "the default"
+if TYPE_CHECKING:
+    from bigmodel.experiment import Experiment
 
 
 def tune(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> dict[str, Any]:
     """Search what the experiment of a file says, or go on where it was. -> tune_report.json"""
-    experiment = read(path, overrides)
-    narrow = mup.proxy(experiment, experiment.tune.proxy) if experiment.tune.proxy else experiment
-    found = search(narrow, pipeline.check, fresh, say)
-    verdict = judged(found)
-    winner = chosen(found, verdict)
-    best, test, model = widened(found, winner, experiment) if experiment.tune.proxy else kept(found, winner)
-    goal = tasks.get(experiment.task).goal
-    told = report(path.stem, found.trials, goal, found.space, verdict, test, found.seconds, shown(best), model)
-    write_json(found.folder / "tune_report.json", told)
-    (found.folder / "tune_report.html").write_text(page(told), "utf-8")
-    show(told)
-    say(f"page    {shown(found.folder / 'tune_report.html')}")
+    with cluster.Ahead() as ray:
+        if plausible(path):
+            ray.start()
+        from bigmodel import mup, pipeline, tasks
+        from bigmodel.pipeline import say, write_json
+        from tune_jobs.report import report, show
+        from tune_jobs.search import search
+        from tune_jobs.winner import chosen, judged, kept, shown, widened
+
+        experiment = read(path, overrides)
+        narrow = mup.proxy(experiment, experiment.tune.proxy) if experiment.tune.proxy else experiment
+        found = search(narrow, pipeline.check, fresh, say)
+        ray.stop()
+
+        verdict = judged(found)
+        winner = chosen(found, verdict)
+        best, test, model = widened(found, winner, experiment) if experiment.tune.proxy else kept(found, winner)
+        goal = tasks.get(experiment.task).goal
+        told = report(path.stem, found.trials, goal, found.space, verdict, test, found.seconds, shown(best), model)
+        write_json(found.folder / "tune_report.json", told)
+        from tune_jobs.page import page
+
+        (found.folder / "tune_report.html").write_text(page(told), "utf-8")
+        show(told)
+        say(f"page    {shown(found.folder / 'tune_report.html')}")
     return told
+
+
+def plausible(path: Path) -> bool:
+    """Whether the sections of a file can be read. Where they cannot, nobody waits for a Ray to learn what is wrong."""
+    from bigmodel import experiment as experiments
+    from bigmodel.errors import ConfigError
+
+    try:
+        experiments.load(path)
+    except ConfigError:
+        return False
+    return True
 
 
 def read(path: Path, overrides: Sequence[str]) -> Experiment:
     """The experiment, with those of the changes that are ranges put into its space."""
+    from bigmodel import experiment as experiments
+    from bigmodel import pipeline
+    from tune_jobs.space import is_range
+
     experiment = pipeline.read_experiment(path, [change for change in overrides if not is_range(change)])
     ranges = dict(change.split("=", 1) for change in overrides if is_range(change))
     if not ranges:
@@ -48,95 +70,3 @@ def read(path: Path, overrides: Sequence[str]) -> Experiment:
     tree = experiment.model_dump(mode="json")
     tree["tune"]["space"] |= ranges
     return experiments.validate(tree, {}, str(path), None)
-
-
-def judged(found: Search) -> Verdict | None:
-    """Candidates against the default, by the further seeds alone: the search's own seed chose them."""
-    goal = tasks.get(found.experiment.task).goal
-    values: dict[str, dict[int, float]] = {}
-    reached = {repeat.number: repeat.best(goal.mode) for repeat in found.repeats}
-    for number, params in repeats_of(found.experiment, found.trials).items():
-        value = reached.get(number)
-        own = values.setdefault(name(number // REPEATS), {})
-        own[params["train.seed"]] = float("nan") if value is None else value
-    return judge(values, DEFAULT, goal) if DEFAULT in values else None
-
-
-def name(number: int) -> str:
-    return DEFAULT if number == 0 else f"trial {number}"
-
-
-def chosen(found: Search, verdict: Verdict | None) -> Trial:
-    """The winner of the verdict, or else the best trial."""
-    mode = tasks.get(found.experiment.task).goal.mode
-    if verdict is not None:
-        return next(trial for trial in found.trials if name(trial.number) == verdict.winner)
-    return (contenders(found.trials, mode, 1) or ranked(found.trials, mode))[0]
-
-
-def widened(found: Search, winner: Trial, wide: Experiment) -> tuple[Path, None, str]:
-    """The winner of a search on a proxy, at the width it stood for: best.yaml, to be trained."""
-    file = found.folder / "best.yaml"
-    experiment = mup.widen(trial_experiment(found, winner), wide).model_copy(update={"output": str(found.best)})
-    file.write_text(experiment.to_yaml(without={"tune"}), "utf-8")
-    width, narrow = mup.width(wide), wide.tune.proxy["hidden_size"]
-    say(
-        f"searched at width {narrow}, carried to width {width} by maximal update parametrisation: not yet trained there"
-    )
-    return file, None, ""
-
-
-def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None, str]:
-    """The winner's run and experiment in their place, tested.
-
-    -> best.yaml, what the test rows say of winner and default, the model's directory.
-    """
-    experiment = trial_experiment(found, winner).model_copy(update={"output": str(found.best)})
-    file, told = found.folder / "best.yaml", found.folder / "best" / "test.json"
-    run = Run(found.best)
-    if run.info.get("trial") != winner.number:
-        shutil.rmtree(found.best, ignore_errors=True)
-        shutil.copytree(found.folder / "trials" / f"{winner.number:03}", found.best)
-        run = Run(found.best)
-        run.write(trial=winner.number)
-    file.write_text(experiment.to_yaml(without={"tune"}), "utf-8")
-    (found.best / "experiment.yaml").write_text(experiment.to_yaml(), "utf-8")
-    if not run.finished:
-        from bigmodel.training.fit import fit
-
-        run = fit(experiment)  # a search that ran out of time: to the end, from the last checkpoint
-    if run.report.exists():
-        return file, read_json(told) or None, shown(run.model)
-    test = pipeline.test(experiment, run)
-    against = against_default(found, winner, experiment) if test else None
-    write_json(told, against or {})
-    return file, against, shown(run.model)
-
-
-def trial_experiment(found: Search, trial: Trial) -> Experiment:
-    return Experiment.stored(found.folder / "trials" / f"{trial.number:03}" / "experiment.yaml")
-
-
-def against_default(found: Search, winner: Trial, experiment: Experiment) -> dict[str, Any] | None:
-    """Winner and default on the same test rows, where both answer with labels."""
-    if winner.number == 0 or found.trials[0].state == "failed":
-        return None
-    from bigmodel.data.prepare import open_prepared
-    from bigmodel.predictor import Predictor
-    from bigmodel.training.fit import fit
-
-    default = fit(trial_experiment(found, found.trials[0]))  # to its end, where the scheduler had stopped it
-    rows = open_prepared(Path(default.info["prepared"])).rows("test")[:]
-    if not rows or "label" not in rows[0]:
-        return None
-    questions = [{role: value for role, value in row.items() if role != "label"} for row in rows]
-    labels = [
-        [answer["label"] for answer in Predictor.load(model).predict(questions)]
-        for model in (found.best / "model", default.model)
-    ]
-    return compare_rows(labels[0], labels[1], [row["label"] for row in rows])
-
-
-def shown(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
