@@ -76,6 +76,8 @@ class TokenizerConfig(Section):
     """Most entries of the vocabulary."""
     min_frequency: PositiveInt = 2
     """Rarer tokens become the unknown token."""
+    max_texts: PositiveInt = 1_000_000
+    """Training texts it is learnt from; of more of them every second, or third, and so on."""
     lowercase: bool | None = None
     """Fold capitals. Not given, a classifier does, as the unknown token otherwise eats rare spellings; what is to be
     written keeps them."""

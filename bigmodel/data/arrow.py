@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 PART_ROWS = 65_536
+PART_BYTES = 32 << 20
 LENGTH = "__length__"  # the column that ordering reads, beside the sample's own fields
 FILE, LINE, MD5, TARGET = "__file__", "__line__", "__md5__", "__target__"  # beside the row's roles, called anything
 Columns = dict[str, tuple[NDArray[Any], NDArray[np.int64] | None]]  # values, and where each list begins and ends

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
 
+from bigmodel.data.progress import advance
 from bigmodel.errors import BigmodelError, DataError
 
 BLOCK = 1 << 20
@@ -57,7 +58,7 @@ def _check_name(file: str) -> None:
 def alternatives(source: str) -> list[str]:
     """The words in the braces of aligned files; none of a file of its own."""
     found = _braces.search(source)
-    return [word.strip() for word in found[1].split(",")] if found and not os.path.exists(_local(source)) else []
+    return [word.strip() for word in found[1].split(",")] if found and not os.path.exists(local(source)) else []
 
 
 def aligned(source: str) -> list[str]:
@@ -72,8 +73,8 @@ def size(source: str) -> int:
     if parts := aligned(source):
         return sum(size(part) for part in parts)
     with reading(source):
-        if not _is_remote(source):
-            return os.path.getsize(_local(source))
+        if not is_remote(source):
+            return os.path.getsize(local(source))
         fs, path = _file_system(source)
         return int(fs.size(path))
 
@@ -89,12 +90,15 @@ def digest(source: str) -> str:
     return total.hexdigest()
 
 
-def blocks(source: str) -> Iterator[bytes]:
-    """The bytes of a file, decompressed if gzipped, a block at a time."""
+def blocks(source: str, told: bool = True) -> Iterator[bytes]:
+    """The bytes of a file, decompressed if gzipped, a block at a time; `told` as progress."""
     with reading(source), _open_stored(source) as stored:
-        stream = _decompressed(source, stored)
+        stream, before = _decompressed(source, stored), 0
         while block := stream.read(BLOCK):
             yield block
+            if told:
+                advance(num_bytes=stored.tell() - before)
+                before = stored.tell()
 
 
 @contextmanager
@@ -122,14 +126,14 @@ def reading(source: str) -> Iterator[None]:
     except OSError as error:
         raise DataError(f"{source}: cannot be read: {_first_line(error)}") from error
     except Exception as error:  # each remote file system has exceptions of its own
-        if not _is_remote(source):
+        if not is_remote(source):
             raise
         raise DataError(f"{source}: cannot be read: {type(error).__name__}: {_first_line(error)}") from error
 
 
 def suffix(source: str) -> str:
     """The file's extension in lower case, without .gz: "reviews.CSV.gz" -> ".csv"."""
-    name = urlsplit(source).path if _is_remote(source) else source
+    name = urlsplit(source).path if is_remote(source) else source
     return os.path.splitext(name.lower().removesuffix(".gz"))[1]
 
 
@@ -137,19 +141,19 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def _is_remote(source: str) -> bool:
+def is_remote(source: str) -> bool:
     return "://" in source and not source.startswith("file://")
 
 
-def _local(path: str) -> str:
+def local(path: str) -> str:
     if path.startswith("file://"):
         return unquote(urlsplit(path).path)
     return os.path.expanduser(path)
 
 
 def _open_stored(source: str) -> IO[bytes]:
-    if not _is_remote(source):
-        return open(_local(source), "rb")
+    if not is_remote(source):
+        return open(local(source), "rb")
     fs, path = _file_system(source)
     return cast(IO[bytes], fs.open(path, "rb"))
 
@@ -193,14 +197,14 @@ def _expand(spec: str) -> list[str]:
             if _expand(part) != [part]:
                 raise DataError(f"{spec}: braces stand for aligned files, each named in full; {part} is no single file")
         return [spec]
-    found = _expand_remote(spec) if _is_remote(spec) else _expand_local(spec)
+    found = _expand_remote(spec) if is_remote(spec) else _expand_local(spec)
     if not found:
         raise DataError(f"{spec}: no file matches")
     return found
 
 
 def _expand_local(spec: str) -> list[str]:
-    path = _local(spec)
+    path = local(spec)
     if os.path.isdir(path):
         inside = [os.path.join(path, name) for name in os.listdir(path) if _is_data(name)]
         return [file for file in inside if os.path.isfile(file)] or _refuse_folder(spec, sorted(os.listdir(path)))

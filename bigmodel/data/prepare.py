@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,9 @@ import pyarrow as pa
 from bigmodel import cluster, errors, tasks
 from bigmodel.data import arrow, quarantine
 from bigmodel.data.clean import Placed, clean, read_options
-from bigmodel.data.files import digest, resolve, size
+from bigmodel.data.digests import digests
+from bigmodel.data.files import resolve, size
+from bigmodel.data.progress import Progress, advance, following
 from bigmodel.data.quarantine import Quarantine
 from bigmodel.data.record import Bad
 from bigmodel.data.sources import pieces
@@ -41,7 +43,7 @@ from bigmodel.tasks.base import Refused, Row, Sample, Task
 
 VERSION = 5  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
-CLEANED = 8192  # rows in one batch of a cleaned file
+CLEANED, CLEANED_CHARS = 8192, 8 << 20  # rows, or characters, in one batch of a cleaned file
 ENCODED = 2048  # rows encoded at once: what the tokenizer returns is large
 HELD_OUT = {"valid": "validation", "test": "the test"}
 SHOWN = 5  # further places in a message
@@ -124,7 +126,12 @@ def _fingerprint(experiment: Experiment, sources: Sequence[tuple[str, str]]) -> 
             exclude={"train", "valid", "test", "augment", "cache", "distributed", "max_bad"}
         ),
         "shaped_by": tasks.get(experiment.task).shaped_by(experiment),
-        "sources": [(split, source, digest(source)) for split, source in sources],
+        "sources": [
+            (*source, sha256)
+            for source, sha256 in zip(
+                sources, digests([file for _, file in sources], experiment.cache_path), strict=True
+            )
+        ],
     }
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -179,7 +186,7 @@ def _build(path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]
     for folder in ("cleaned", "rows", "samples"):
         (path / folder).mkdir()
     with _workers(experiment, sources) as every:
-        cleaned, counts = _clean(path, experiment, sources, every)
+        cleaned, counts = _clean(path, experiment, sources, every, say)
         counts |= distribute(cleaned, path / "rows", experiment.data.split)
         shutil.rmtree(path / "cleaned")
         if not counts["splits"]["train"]:
@@ -187,7 +194,9 @@ def _build(path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]
         say(f"preparing the data: {counts['rows']:,} rows; learning labels and vocabulary")
         learnt = _fit(path, experiment, task, sources, counts)
         say("preparing the data: encoding")
-        every(_encode_part, [(experiment, str(part), learnt) for part in sorted((path / "rows").iterdir())])
+        units = [(experiment, str(part), learnt) for part in sorted((path / "rows").iterdir())]
+        with following(Progress(say, "encoding", total_rows=counts["rows"])):
+            every(_encode_part, units)
     return {"task": experiment.task, "learnt": learnt, "counts": counts}
 
 
@@ -238,16 +247,16 @@ class Piece(NamedTuple):
 
 
 def _clean(
-    path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]], every: Every
+    path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]], every: Every, say: Say
 ) -> tuple[list[tuple[str, Path]], dict[str, Any]]:
     """(split, cleaned file) in the order of the sources; counts. What is refused goes to quarantine.jsonl."""
     options = read_options(experiment.data)
     cut = [(split, source, groups) for split, source in sources for groups in pieces(source, options)]
     out = [path / "cleaned" / f"{i:05d}.arrow" for i in range(len(cut))]
-    done = every(
-        _clean_piece,
-        [Piece(experiment, source, groups, str(file)) for (_, source, groups), file in zip(cut, out, strict=True)],
-    )
+    units = [Piece(experiment, source, groups, str(file)) for (_, source, groups), file in zip(cut, out, strict=True)]
+    total_bytes = sum(size(source) for source in {source for _, source, _ in cut})
+    with following(Progress(say, "reading and cleaning", total_bytes)):
+        done = every(_clean_piece, units)
     with open(path / "quarantine.jsonl", "wb") as together:
         for file in out:
             with open(file.with_suffix(".bad"), "rb") as part:
@@ -263,7 +272,7 @@ def _clean_piece(piece: Piece) -> dict[str, int]:
     task = tasks.get(piece.experiment.task)
     if not out.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out.parent))
-    num_rows, held = 0, list[Placed]()
+    num_rows, num_chars, held = 0, 0, list[Placed]()
     with Quarantine(out.with_suffix(".bad")) as refused, _CleanedFile(out, piece.source, task) as file:
         for item in clean(piece.source, task, task.columns(data), read_options(data), piece.groups):
             if isinstance(item, Bad):
@@ -271,9 +280,11 @@ def _clean_piece(piece: Piece) -> dict[str, int]:
                 continue
             held.append(item)
             num_rows += 1
-            if len(held) == CLEANED:
+            num_chars += sum(len(value) for value in item.row.values() if isinstance(value, (str, bytes)))
+            if len(held) == CLEANED or num_chars > CLEANED_CHARS:
                 file.write(held)
-                held = []
+                advance(num_rows=len(held))
+                num_chars, held = 0, []
         if held:
             file.write(held)
     if not num_rows and not refused.num_bad:
@@ -298,7 +309,7 @@ class _CleanedFile:
         columns[arrow.FILE] = pa.array([self._source] * len(rows), pa.string()).dictionary_encode()
         columns[arrow.LINE] = pa.array([item.line for item in placed], pa.int64())
         columns[arrow.MD5] = pa.array(digests, pa.binary(16))
-        columns[arrow.TARGET] = pa.array([self._task.target(row) for row in rows], pa.string())
+        columns[arrow.TARGET] = pa.array([_number(self._task.target(row)) for row in rows], pa.uint64())
         batch = pa.RecordBatch.from_pydict(columns)
         if self._writer is None:
             self._writer = pa.ipc.new_stream(str(self._path), batch.schema)
@@ -309,6 +320,12 @@ class _CleanedFile:
             self._writer.close()
 
 
+@lru_cache(1024)
+def _number(target: str) -> int:
+    """Stands for the target where rows are compared."""
+    return int.from_bytes(hashlib.md5(target.encode(), usedforsecurity=False).digest()[:8], "big")
+
+
 def _encode_part(unit: tuple[Experiment, str, dict[str, Any]]) -> dict[str, int]:
     """Encode one file of rows into the file of samples of the same name."""
     experiment, part, learnt = unit
@@ -316,6 +333,7 @@ def _encode_part(unit: tuple[Experiment, str, dict[str, Any]]) -> dict[str, int]
     processor, rows = task.load_processor(path.parent.parent / "processor"), arrow.Rows([path])
     tables = []
     for start in range(0, len(rows), ENCODED):
+        advance(num_rows=min(ENCODED, len(rows) - start))
         samples = _encode(experiment, task, path.name.partition("-")[0], rows, start, processor, learnt)
         tables.append(arrow.sample_table(samples, [task.length(sample) for sample in samples]))
     arrow.write(path.parent.parent / "samples" / path.name, pa.concat_tables(tables))

@@ -76,7 +76,7 @@ def format_of(source: str, options: ReadOptions) -> str:
 
 def _lines(source: str, options: ReadOptions) -> Iterator[Lines]:
     name = options.encoding
-    name = encoding.detect(files.blocks(source), source) if name == "auto" else encoding.check(name)
+    name = encoding.detect(files.blocks(source, told=False), source) if name == "auto" else encoding.check(name)
     return encoding.decode(files.blocks(source), name, source)
 
 

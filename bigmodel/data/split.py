@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from bigmodel.data import arrow
+from bigmodel.data.duplicates import Duplicates
 from bigmodel.experiment import SplitConfig
 
 SPLITS = ("train", "valid", "test")
@@ -30,6 +32,17 @@ class Split:
         self._test, self._tests = test.denominator, test.numerator
         self._valid, self._valids = valid.denominator, valid.numerator
 
+    def places(self, md5s: NDArray[np.uint64]) -> NDArray[np.int8]:
+        """Of many rows (N, 2), each md5 its high and its low half."""
+        both = self._test * self._valid
+        if both >= 1 << 31:  # products would not fit: odd fractions, one by one
+            high_low = md5s.astype(">u8").tobytes()
+            return np.array([self.place(high_low[i : i + 16]) for i in range(0, len(high_low), 16)], np.int8)
+        m = np.uint64(both)
+        rest = (md5s[:, 0] % m * np.uint64((1 << 64) % both) + md5s[:, 1] % m) % m
+        test, valid = rest % np.uint64(self._test) < self._tests, rest // np.uint64(self._test) < self._valids
+        return np.where(test, TEST, np.where(valid, VALID, TRAIN)).astype(np.int8)
+
     def place(self, md5: bytes) -> int:
         rest, number = divmod(int.from_bytes(md5, "big"), self._test)
         if number < self._tests:
@@ -42,27 +55,26 @@ def distribute(cleaned: Sequence[tuple[str, Path]], folder: Path, config: SplitC
     validation and test that training has too."""
     split = Split(config, [named for named, _ in cleaned])
     parts = [_Parts(folder, name) for name in SPLITS]
-    seen: dict[bytes, int] = {}  # md5 -> number of the target << 3 | a bit for each split it stands in
-    numbers: dict[str, int] = {}
-    counts = {"rows": 0, "duplicates": 0, "conflicting_labels": 0, "also_in_training": 0}
-    for named, path in cleaned:
-        for batch in _batches(path):
-            places = np.empty(batch.num_rows, np.int8)
-            md5s, targets = batch.column(arrow.MD5).to_pylist(), batch.column(arrow.TARGET).to_pylist()
-            for i, (md5, target) in enumerate(zip(md5s, targets, strict=True)):
-                places[i] = at = split.place(md5) if named == "train" else SPLITS.index(named)
-                number = numbers.setdefault(target, len(numbers))
-                before = seen.get(md5)
-                if before is not None:
-                    counts["duplicates"] += 1
-                    counts["conflicting_labels"] += before >> 3 != number
-                    counts["also_in_training"] += at != TRAIN and before & 1
-                seen[md5] = (number << 3 if before is None else before) | 1 << at
-            counts["rows"] += batch.num_rows
+    num_rows = 0
+    with Duplicates(folder.with_name("duplicates")) as duplicates:
+        for named, batch in ((named, batch) for named, path in cleaned for batch in _batches(path)):
+            md5s, targets = _md5s(batch), batch.column(arrow.TARGET).to_numpy()
+            at = SPLITS.index(named)
+            places = split.places(md5s) if named == "train" else np.full(batch.num_rows, at, np.int8)
+            duplicates.add(md5s, targets, places)
+            num_rows += batch.num_rows
             rows = pa.table(batch.drop_columns([arrow.MD5, arrow.TARGET]))
-            for at, part in enumerate(parts):
-                part.add(rows.filter(pa.array(places == at)))
+            for place, part in enumerate(parts):
+                part.add(rows.filter(pa.array(places == place)))
+        counts = {"rows": num_rows, **duplicates.count()}
     return counts | {"splits": {part.split: part.close() for part in parts}}
+
+
+def _md5s(batch: pa.RecordBatch) -> NDArray[np.uint64]:
+    """(N, 2): the high and the low half of each."""
+    column = batch.column(arrow.MD5)
+    halves = np.frombuffer(column.buffers()[1], ">u8").astype(np.uint64).reshape(-1, 2)
+    return halves[column.offset : column.offset + len(column)]
 
 
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
@@ -73,19 +85,22 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 class _Parts:
-    """Rows of one split to part files of at most `arrow.PART_ROWS` rows; none is written for no rows."""
+    """Rows of one split to part files of at most `arrow.PART_ROWS` rows, or about `arrow.PART_BYTES`; none for none."""
 
     def __init__(self, folder: Path, split: str) -> None:
         self.split = split
         self._folder, self._held = folder, list[pa.Table]()
-        self._num_held = self._num_parts = self._num_rows = 0
+        self._num_held = self._num_parts = self._num_rows = self._num_bytes = 0
 
     def add(self, rows: pa.Table) -> None:
         self._held.append(rows)
         self._num_held += rows.num_rows
         self._num_rows += rows.num_rows
+        self._num_bytes += rows.nbytes
         while self._num_held >= arrow.PART_ROWS:
             self._write(arrow.PART_ROWS)
+        if self._num_bytes >= arrow.PART_BYTES and self._num_held:
+            self._write(self._num_held)
 
     def close(self) -> int:
         if self._num_held:
@@ -95,4 +110,6 @@ class _Parts:
     def _write(self, size: int) -> None:
         table = pa.concat_tables(self._held)
         arrow.write(self._folder / f"{self.split}-{self._num_parts:05d}.arrow", table[:size])
-        self._held, self._num_held, self._num_parts = [table[size:]], self._num_held - size, self._num_parts + 1
+        rest = table[size:]
+        self._held, self._num_held, self._num_bytes = [rest], rest.num_rows, rest.nbytes
+        self._num_parts += 1

@@ -79,7 +79,7 @@ def _fit_tokenizer(rows: Callable[[], Iterable[Row]], experiment: Experiment) ->
         return processor, {"vocab_size": len(processor), "pad_token_id": processor.pad_token_id}
     from bigmodel.models import is_ours
 
-    texts = (row["text"] for row in rows())
+    texts = tokenizer.some((row["text"] for row in rows()), sum(1 for _ in rows()), data.tokenizer.max_texts)
     kind = tokenizer.choose(row["text"] for row in rows()) if data.tokenizer.type == "auto" else data.tokenizer.type
     enclose = not is_ours(experiment.model)
     processor = tokenizer.train(texts, kind, data.tokenizer, enclose, data.max_length)

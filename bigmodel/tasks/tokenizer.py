@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ def is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def some(texts: Iterable[str], num_texts: int, most: int) -> Iterator[str]:
+    """At most so many of the texts, evenly chosen."""
+    return itertools.islice(texts, 0, None, -(-num_texts // most) if num_texts else 1)
 
 
 def choose(texts: Iterable[str]) -> str:

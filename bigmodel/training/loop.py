@@ -381,7 +381,7 @@ def _steps(
     trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Stop, stop_file: Path
 ) -> Generator[Event, None, None]:
     train, progress = trainer.experiment.train, trainer.progress
-    rows, samples = trainer.prepared.rows("valid")[:], trainer.prepared.samples("valid")
+    rows, samples = trainer.prepared.rows("valid"), trainer.prepared.samples("valid")
     validate_every = train.validate_every or trainer.order.steps_per_epoch
     log = StepLog(trainer, events, stop_file)
     if train.early_stopping and progress.num_worse >= train.early_stopping:
@@ -485,7 +485,7 @@ def _validate(trainer: Trainer, checkpoints: Checkpoints, events: Events, rows: 
     """
     progress, goal = trainer.progress, trainer.task.goal
     start = time.perf_counter()
-    metrics = trainer.validate(rows, samples) if rows else {}
+    metrics = trainer.validate(rows, samples) if len(rows) else {}
     value = metrics.get(goal.metric)
     better = value is None or goal.better(value, progress.best_value)
     if better:

@@ -2,13 +2,16 @@
 
 import csv
 import hashlib
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bigmodel.data.duplicates import Duplicates
 from bigmodel.data.split import SPLITS, Split
 from bigmodel.experiment import SplitConfig
 from bigmodel.tasks.tokenizer import normalize
@@ -67,3 +70,33 @@ def test_the_md5_split_of_waimai_is_the_published_one(data_folder: Path) -> None
     ours = {i for i, text in enumerate(texts) if split.place(md5(normalize(text))) == 2}
     assert len(published) == 2471
     assert (len(ours - published), len(published - ours)) == (0, 0)
+
+
+@pytest.mark.parametrize("fractions", [(0.1, 0.2), (0.0, 0.0), (0.3, 0.5), (1 / 3, 0.0123456)])
+def test_many_rows_at_once_fall_where_each_alone_falls(fractions: tuple[float, float]) -> None:
+    split = Split(SplitConfig(valid=fractions[0], test=fractions[1]))
+    texts = [md5(f"text {i}") for i in range(2000)]
+    halves = np.frombuffer(b"".join(texts), ">u8").astype(np.uint64).reshape(-1, 2)
+    assert split.places(halves).tolist() == [split.place(text) for text in texts]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 2)), max_size=40))
+def test_duplicates_are_those_a_dictionary_finds(rows: list[tuple[int, int, int]]) -> None:
+    """(content, target, place) in any order; training rows come first, as they do in preparation."""
+    rows = sorted(rows, key=lambda row: row[2] != 0)
+    first: dict[int, int] = {}
+    trained = {content for content, _, place in rows if place == 0}
+    expected = {"duplicates": 0, "conflicting_labels": 0, "also_in_training": 0}
+    for content, target, place in rows:
+        if content in first:
+            expected["duplicates"] += 1
+            expected["conflicting_labels"] += first[content] != target
+            expected["also_in_training"] += place != 0 and content in trained
+        first.setdefault(content, target)
+    md5s = np.array([[content // 2, content] for content, _, _ in rows], np.uint64).reshape(-1, 2)
+    with tempfile.TemporaryDirectory() as folder, Duplicates(Path(folder) / "duplicates") as found:
+        for part in np.array_split(np.arange(len(rows)), 3):
+            targets, places = (np.array([rows[i][at] for i in part], dtype) for at, dtype in ((1, "u8"), (2, "i1")))
+            found.add(md5s[part], targets, places)
+        assert found.count() == expected

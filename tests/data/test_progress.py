@@ -1,0 +1,59 @@
+"""What is said while data is prepared, and what is remembered of large files."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from bigmodel.data import digests, progress
+from bigmodel.data.files import blocks, digest
+
+
+def test_progress_tells_bytes_and_rows_of_all_there_are(monkeypatch):
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    said: list[str] = []
+    with progress.following(progress.Progress(said.append, "reading", total_bytes=4_000_000)):
+        progress.advance(num_bytes=1_000_000)
+        progress.advance(num_rows=2_000)
+    assert said[0].startswith("reading: 1.0 MB of 4.0 MB (25%), 0 rows, ")
+    assert said[1].startswith("reading: 1.0 MB of 4.0 MB (25%), 2,000 rows, ")
+    progress.advance(num_rows=1)
+    assert len(said) == 2, "nobody follows any more"
+
+
+def test_reading_a_file_tells_its_stored_bytes_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    (tmp_path / "a.txt").write_bytes(b"x" * 3_000_000)
+    said: list[str] = []
+    with progress.following(progress.Progress(said.append, "reading", total_bytes=3_000_000)):
+        assert sum(map(len, blocks(str(tmp_path / "a.txt")))) == 3_000_000
+        list(blocks(str(tmp_path / "a.txt"), told=False))
+    assert "3.0 MB of 3.0 MB (100%)" in said[-1] and len(said) == 3
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(digests, "LARGE", 1_000)
+    file = tmp_path / "large.csv"
+    file.write_bytes(b"x" * 2_000)
+    long_ago = time.time() - 60
+    os.utime(file, (long_ago, long_ago))
+    return file
+
+
+def test_a_large_file_is_read_once_until_it_changes(large, tmp_path, monkeypatch):
+    cache, read = tmp_path / "cache", []
+    monkeypatch.setattr(digests, "digest", lambda source: read.append(source) or digest(source))
+    first = digests.digests([str(large)], cache)
+    assert digests.digests([str(large)], cache) == first == [digest(str(large))]
+    assert len(read) == 1
+    large.write_bytes(b"y" * 2_000)
+    assert digests.digests([str(large)], cache) == [digest(str(large))] != first
+    assert digests.digests([str(large)], cache) == [digest(str(large))]
+    assert len(read) == 3, "what was written a moment ago may be written again unnoticed"
+
+
+def test_a_damaged_memory_of_digests_is_no_harm(large, tmp_path):
+    (tmp_path / "digests.json").write_text('{"a": 3}')
+    assert digests.digests([str(large)], tmp_path) == [digest(str(large))]
