@@ -52,6 +52,8 @@ class SplitConfig(Section):
     test: Ratio = 0.1
     """Fraction of all rows held out for the test, where `data.test` names no file. A row's place follows from the md5
     of its cleaned content: 0.2 takes the rows whose md5 is divisible by 5, so duplicates never straddle."""
+    by: Literal["content", "position"] = "content"
+    """position holds out the last rows instead, validation before the test: fractions of the characters."""
 
     @model_validator(mode="after")
     def leaves_training_rows(self) -> SplitConfig:
@@ -70,7 +72,7 @@ class AugmentConfig(Section):
 
 
 class TokenizerConfig(Section):
-    type: Literal["auto", "char", "word", "bpe", "wordpiece"] = "auto"
+    type: Literal["auto", "char", "word", "bpe", "wordpiece", "byte"] = "auto"
     """auto looks at the training texts: characters where most letters are Chinese, Japanese or Korean, else words."""
     vocab_size: PositiveInt = 30_000
     """Most entries of the vocabulary."""
@@ -112,6 +114,8 @@ class DataConfig(Section):
     """What separates the fields of a CSV or text row."""
     columns: list[str] | None = None
     """Names of the columns, for files without a header."""
+    separator: str | None = None
+    """text-generation: the line that ends a document in a raw text file; a file is one document otherwise."""
     max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Fraction of refused rows above which the run stops."""
     max_length: PositiveInt = 256
@@ -236,14 +240,14 @@ class MupConfig(Section):
     as if it were tuned there. none is the standard parametrisation."""
 
 
-DEFAULT_TYPES = {"text-classification": "textcnn", "translation": "transformer"}
+DEFAULT_TYPES = {"text-classification": "textcnn", "translation": "transformer", "text-generation": "transformer"}
 """The model's type where an experiment names none, by task."""
 
 
 class Experiment(Section):
-    task: Literal["text-classification", "translation"]
+    task: Literal["text-classification", "translation", "text-generation"]
     """What the model is for: text-classification, a text in and one label of a fixed set out; translation, a text of
-    one language in, of another out."""
+    one language in, of another out; text-generation, a text in, what comes next out."""
     data: DataConfig
     """Where the rows are, which columns are read, and how."""
     model: dict[str, Any] = Field({}, validate_default=True)

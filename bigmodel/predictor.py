@@ -138,8 +138,10 @@ class Predictor:
         import torch
 
         with torch.inference_mode(), autocast(self.device, self.precision):
+            batch = self.task.collate(samples, self.processor)
             tensors = {
-                name: tensor.to(self.device) for name, tensor in self.task.collate(samples, self.processor).items()
+                name: value.to(self.device) if isinstance(value, torch.Tensor) else value
+                for name, value in batch.items()
             }
             answers = ask(self._forward, tensors, self.processor)
         for sample, answer in zip(samples, answers, strict=True):

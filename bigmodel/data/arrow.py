@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 PART_ROWS = 65_536
 PART_BYTES = 32 << 20
 LENGTH = "__length__"  # the column that ordering reads, beside the sample's own fields
-FILE, LINE, MD5, TARGET = "__file__", "__line__", "__md5__", "__target__"  # beside the row's roles, called anything
+FILE, LINE, MD5, SIZE, TARGET = "__file__", "__line__", "__md5__", "__size__", "__target__"  # beside the roles of a row
 Columns = dict[str, tuple[NDArray[Any], NDArray[np.int64] | None]]  # values, and where each list begins and ends
 
 
@@ -58,6 +58,11 @@ class Samples(Sequence[dict[str, Any]]):
 
     def __getitem__(self, i: Any) -> Any:
         return self.take([i])[0]
+
+    def column(self, name: str) -> list[tuple[NDArray[Any], NDArray[np.int64] | None]]:
+        """A field of all samples as it is mapped, a pair for each part file: its values, and of lists where each begins
+        and ends."""
+        return [part[name] for part in self._parts]
 
     def take(self, ids: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
         """The samples of many indices, in their order: several times as fast as one by one."""

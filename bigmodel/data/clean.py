@@ -9,7 +9,7 @@ from bigmodel.data.record import Bad, ReadOptions, excerpt
 from bigmodel.data.sources import open_rows
 from bigmodel.errors import DataError, did_you_mean
 from bigmodel.experiment import DataConfig
-from bigmodel.tasks.base import WHOLE, Refused, Row, Task
+from bigmodel.tasks.base import BLOCK, WHOLE, Refused, Row, Task
 
 SHOWN = 20  # names of columns in a message
 
@@ -25,7 +25,7 @@ class Placed:
 
 def read_options(data: DataConfig) -> ReadOptions:
     names = tuple(data.columns) if data.columns is not None else None
-    return ReadOptions(format=data.format, encoding=data.encoding, delimiter=data.delimiter, columns=names)
+    return ReadOptions(data.format, data.encoding, data.delimiter, names, data.separator)
 
 
 def clean(
@@ -34,7 +34,7 @@ def clean(
     """Every record of a file (or of some row groups), cleaned or refused, in order. `wanted` is role -> column."""
     whole = WHOLE in wanted.values()
     names, rows = open_rows(source, options, None if whole else wanted.values(), groups)
-    _check_columns(source, {role: column for role, column in wanted.items() if column != WHOLE}, names)
+    _check_columns(source, {role: column for role, column in wanted.items() if column not in (WHOLE, BLOCK)}, names)
     for record in rows:
         if isinstance(record, Bad):
             yield record

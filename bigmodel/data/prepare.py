@@ -41,7 +41,7 @@ from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
 from bigmodel.tasks.base import Refused, Row, Sample, Task
 
-VERSION = 5  # of the layout and of what preparation does; a change prepares anew
+VERSION = 6  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
 CLEANED, CLEANED_CHARS = 8192, 8 << 20  # rows, or characters, in one batch of a cleaned file
 ENCODED = 2048  # rows encoded at once: what the tokenizer returns is large
@@ -293,7 +293,8 @@ def _clean_piece(piece: Piece) -> dict[str, int]:
 
 
 class _CleanedFile:
-    """An Arrow stream of cleaned rows: the roles, and source, line, md5 of the content, target. No file for no rows."""
+    """An Arrow stream of cleaned rows: the roles, and source, line, md5 and size of the content, target. No file for no
+    rows."""
 
     def __init__(self, path: Path, source: str, task: Task) -> None:
         self._path, self._source, self._task = path, source, task
@@ -304,11 +305,13 @@ class _CleanedFile:
 
     def write(self, placed: Sequence[Placed]) -> None:
         rows = [item.row for item in placed]
-        digests = [hashlib.md5(self._task.content(row).encode(), usedforsecurity=False).digest() for row in rows]
+        contents = [self._task.content(row) for row in rows]
+        md5s = [hashlib.md5(content.encode(), usedforsecurity=False).digest() for content in contents]
         columns: dict[str, Any] = {role: [row[role] for row in rows] for role in rows[0]}
         columns[arrow.FILE] = pa.array([self._source] * len(rows), pa.string()).dictionary_encode()
         columns[arrow.LINE] = pa.array([item.line for item in placed], pa.int64())
-        columns[arrow.MD5] = pa.array(digests, pa.binary(16))
+        columns[arrow.MD5] = pa.array(md5s, pa.binary(16))
+        columns[arrow.SIZE] = pa.array([len(content) for content in contents], pa.int32())
         columns[arrow.TARGET] = pa.array([_number(self._task.target(row)) for row in rows], pa.uint64())
         batch = pa.RecordBatch.from_pydict(columns)
         if self._writer is None:

@@ -45,6 +45,8 @@ class ReadOptions:
     """Between the fields of CSV (one character) and text (any)."""
     columns: Sequence[str] | None = None
     """Names of the columns of CSV, TSV and text files without a header."""
+    separator: str | None = None
+    """The line that ends a document of a text that is read in blocks."""
 
 
 def excerpt(text: str) -> str:

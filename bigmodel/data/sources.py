@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from bigmodel.data.encoding import NO_TEXT, UNDECODABLE, Lines
 from bigmodel.data.jsonlines import read_json
 from bigmodel.data.record import Bad, ReadOptions, Record, excerpt
 from bigmodel.errors import DataError
+from bigmodel.tasks.base import BLOCK
 
 FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
@@ -24,6 +26,10 @@ PIECE = 64 << 20
 """Bytes of row groups, unpacked, that are one piece of work."""
 PEEKED = 1000
 """Rows of JSON Lines that are looked at for the names there are."""
+BLOCK_SIZE = 4096
+"""Characters from which a block of text ends, at its next line end."""
+LONGEST_BLOCK = 4 * BLOCK_SIZE
+"""Characters of a block: a line that is longer is cut."""
 
 
 def open_rows(
@@ -35,11 +41,17 @@ def open_rows(
     if files.alternatives(source):
         return open_aligned(source, options)
     kind = format_of(source, options)
+    in_blocks = wanted is not None and BLOCK in wanted
+    if in_blocks and kind == "csv" and options.format == "auto" and files.suffix(source) not in FORMATS:
+        kind = "text"
     if kind == "parquet":
         return _parquet(source, wanted, groups)
     blocks = _lines(source, options)
     if kind == "jsonl":
         return _named(read_json(blocks, source), source)
+    if kind == "text" and in_blocks:
+        name = options.columns[0] if options.columns else "text"
+        return [name], text_blocks(blocks, source, name, options.separator)
     if kind == "text":
         return list(options.columns or ["text"]), _text(blocks, source, options)
     delimiter = "\t" if kind == "tsv" and options.delimiter == "auto" else options.delimiter
@@ -100,6 +112,49 @@ def _text(blocks: Iterator[Lines], source: str, options: ReadOptions) -> Iterato
                 yield Record(source, number, dict(zip(names, fields, strict=True)))
     if not number:
         raise DataError(f"{source}: is empty")
+
+
+def text_blocks(blocks: Iterator[Lines], source: str, name: str, separator: str | None) -> Iterator[Record | Bad]:
+    """A row a block of consecutive lines, with their ends: the rows of a document together are its text.
+
+    A document ends where the file does, and at lines that are `separator` and nothing else, which belong to no block.
+    A line that is no text is refused; what follows it continues nothing.
+    """
+    number = zlib.crc32(source.encode()) % 2**24 << 36  # so that no block of another file seems to continue this one
+    held, begins = "", True
+    start = line = 1
+    empty = True
+    for part, is_text, is_end in _parts_of_lines(blocks, separator):
+        empty = False
+        if held and (is_end or not is_text or len(held) >= BLOCK_SIZE or len(held) + len(part) > LONGEST_BLOCK):
+            yield Record(source, start, {name: held, BLOCK: number << 2 | begins | is_end << 1})
+            number, held, begins = number + 1 + (is_end or not is_text), "", is_end
+        elif is_end:
+            begins = True
+        if not is_text:
+            yield Bad(source, line, None, NO_TEXT, excerpt(part))
+            number += 1
+        elif not is_end:
+            start = start if held else line
+            held += part
+        line += part.endswith(("\n", "\r"))
+    if held:
+        yield Record(source, start, {name: held, BLOCK: number << 2 | begins | 2})
+    if empty:
+        raise DataError(f"{source}: is empty")
+
+
+def _parts_of_lines(blocks: Iterator[Lines], separator: str | None) -> Iterator[tuple[str, bool, bool]]:
+    """Lines, long ones in parts -> (part, whether it is text, whether it is the line between two documents)."""
+    for block in blocks:
+        for line in block.lines:
+            if separator is not None and line.rstrip("\r\n") == separator:
+                yield line, True, True
+            elif block.damaged and UNDECODABLE.search(line):
+                yield line, False, False
+            else:
+                for at in range(0, len(line), LONGEST_BLOCK):
+                    yield line[at : at + LONGEST_BLOCK], True, False
 
 
 def pieces(source: str, options: ReadOptions) -> list[range | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ TRAIN, VALID, TEST = range(3)
 class Split:
     """A test fraction of 1/5 takes the rows whose md5 % 5 == 0; validation is cut the same way from md5 // 5.
 
-    A row's split follows from its content alone: duplicates stay together, and rows that are added move no other.
+    A row's split follows from its content alone: duplicates stay together, and rows that are added move no other. By
+    position the last rows are held out instead.
     """
 
     def __init__(self, config: SplitConfig, declared: Sequence[str] = ()) -> None:
         """`declared` splits have files of their own and take none of the training rows."""
         test = Fraction(0) if "test" in declared else Fraction(str(config.test))
         valid = Fraction(0) if "valid" in declared else Fraction(str(config.valid)) / (1 - test)
+        self.by_position, self._held_out = config.by == "position", (float(valid * (1 - test) + test), float(test))
         self._test, self._tests = test.denominator, test.numerator
         self._valid, self._valids = valid.denominator, valid.numerator
 
@@ -43,6 +45,11 @@ class Split:
         test, valid = rest % np.uint64(self._test) < self._tests, rest // np.uint64(self._test) < self._valids
         return np.where(test, TEST, np.where(valid, VALID, TRAIN)).astype(np.int8)
 
+    def last(self, starts: NDArray[np.int64], total: int) -> NDArray[np.int8]:
+        """By position: of rows before which there are so many of all characters (N,)."""
+        held_out, test = (total - part * total for part in self._held_out)
+        return np.where(starts >= test, TEST, np.where(starts >= held_out, VALID, TRAIN)).astype(np.int8)
+
     def place(self, md5: bytes) -> int:
         rest, number = divmod(int.from_bytes(md5, "big"), self._test)
         if number < self._tests:
@@ -55,19 +62,28 @@ def distribute(cleaned: Sequence[tuple[str, Path]], folder: Path, config: SplitC
     validation and test that training has too."""
     split = Split(config, [named for named, _ in cleaned])
     parts = [_Parts(folder, name) for name in SPLITS]
-    num_rows = 0
+    num_rows = before = 0
+    total = _characters(path for named, path in cleaned if named == "train") if split.by_position else 0
     with Duplicates(folder.with_name("duplicates")) as duplicates:
         for named, batch in ((named, batch) for named, path in cleaned for batch in _batches(path)):
             md5s, targets = _md5s(batch), batch.column(arrow.TARGET).to_numpy()
             at = SPLITS.index(named)
             places = split.places(md5s) if named == "train" else np.full(batch.num_rows, at, np.int8)
+            if named == "train" and split.by_position:
+                ends = before + np.cumsum(batch.column(arrow.SIZE).to_numpy(), dtype=np.int64)
+                places = split.last(np.concatenate([[before], ends[:-1]]), total)
+                before = int(ends[-1])
             duplicates.add(md5s, targets, places)
             num_rows += batch.num_rows
-            rows = pa.table(batch.drop_columns([arrow.MD5, arrow.TARGET]))
+            rows = pa.table(batch.drop_columns([arrow.MD5, arrow.SIZE, arrow.TARGET]))
             for place, part in enumerate(parts):
                 part.add(rows.filter(pa.array(places == place)))
         counts = {"rows": num_rows, **duplicates.count()}
     return counts | {"splits": {part.split: part.close() for part in parts}}
+
+
+def _characters(paths: Iterable[Path]) -> int:
+    return sum(int(batch.column(arrow.SIZE).to_numpy().sum()) for path in paths for batch in _batches(path))
 
 
 def _md5s(batch: pa.RecordBatch) -> NDArray[np.uint64]:

@@ -49,7 +49,9 @@ def evaluate(
         "task": predictor.name,
         "rows": len(rows),
         "metrics": predictor.task.score(answers, rows),
-        **analysis(predictor.name).analyse(Evidence(predictor.task, rows, place, answers, training, say)),
+        **analysis(predictor.name).analyse(
+            Evidence(predictor.task, rows, place, answers, training, say, predictor.predict)
+        ),
         "truncated": _truncated(answers),
         "speed": speed,
     }

@@ -9,6 +9,7 @@ from bigmodel.tasks.base import Answer, Row, Task
 
 Say = Callable[[str], None]
 Place = Callable[[int], tuple[str, int]]
+Ask = Callable[[Sequence[Row]], list[Answer]]
 Training = Callable[[], Iterable[Row]]
 
 
@@ -23,6 +24,8 @@ class Evidence:
     """The training rows, as often as wanted; None where they are not at hand."""
     say: Say
     """Where to tell a person what takes its time."""
+    ask: Ask = lambda rows: []
+    """The model's answers to other rows."""
 
     def where(self, i: int) -> dict[str, str | int]:
         file, line = self.place(i)

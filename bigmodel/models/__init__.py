@@ -19,6 +19,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
 from bigmodel.models import positions, pretrained
+from bigmodel.models.decoder import decoder_defaults
 from bigmodel.models.fields import (
     ModelError,
     Problem,
@@ -30,6 +31,7 @@ from bigmodel.models.fields import (
     suggest,
 )
 from bigmodel.models.rnn import GRUForSequenceClassification, LSTMForSequenceClassification
+from bigmodel.models.rnn_lm import GRUForCausalLM, LSTMForCausalLM
 from bigmodel.models.textcnn import TextCNNForSequenceClassification
 from bigmodel.models.transformer import encoder_defaults, translator_defaults
 
@@ -43,11 +45,14 @@ OURS: tuple[type[PreTrainedModel], ...] = (
     LSTMForSequenceClassification,
     GRUForSequenceClassification,
     TextCNNForSequenceClassification,
+    LSTMForCausalLM,
+    GRUForCausalLM,
 )
 Default = tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]
 DEFAULTS: dict[str, dict[str, Default]] = {
     "text-classification": {"transformer": ("bert", encoder_defaults)},
     "translation": {"transformer": ("marian", translator_defaults)},
+    "text-generation": {"transformer": ("llama", decoder_defaults)},
 }
 """By task, our names for a native model type with other defaults; they are functions of the fields that are given."""
 

@@ -10,6 +10,7 @@ from bigmodel.tasks.base import Task
 TASKS = {
     "text-classification": "bigmodel.tasks.text_classification",
     "translation": "bigmodel.tasks.translation",
+    "text-generation": "bigmodel.tasks.text_generation",
 }
 
 

@@ -48,6 +48,10 @@ class Examples(Protocol):
 
 WHOLE = "*"
 """In place of a column's name: the role's value is the whole record, whatever columns it has."""
+BLOCK = "#"
+"""In place of a column's name: where the row stands in its text. A task that asks for it reads a text file in blocks of
+lines, with their ends, instead of a row a line. The value is number << 2 | edges: the number of a block is one more
+than that of the block it continues; edges are 1 if it begins a document, 2 if it ends one. -1 is a document alone."""
 
 
 class Task(Protocol):

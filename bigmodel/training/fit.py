@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bigmodel import cluster
+from bigmodel import cluster, tasks
 from bigmodel.data.prepare import Prepared, open_prepared, prepare
 from bigmodel.errors import CheckpointError, Interrupted, ResourceError, TrainingError
 from bigmodel.experiment import Experiment
@@ -115,7 +115,11 @@ def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict
         "versions": versions(),
     }
     split = "valid" if prepared.size("valid") else "train"
-    golden = [prepared.rows(split)[i] for i in range(min(GOLDEN, prepared.size(split)))]
+    hidden = tasks.get(experiment.task).targets  # a golden row is what a request may be
+    golden = [
+        {role: value for role, value in prepared.rows(split)[i].items() if role not in hidden}
+        for i in range(min(GOLDEN, prepared.size(split)))
+    ]
     Predictor(experiment.task, trainer.model, trainer.processor, info, precision=precision).save(run.model, golden)
     run.write(state="finished", progress=progress, metrics=best.state["metrics"])
 

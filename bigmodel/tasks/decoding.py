@@ -1,0 +1,388 @@
+"""Rows completed together, a token at a time: they join and leave between two tokens, and none minds the others.
+
+Keys and values stand in one tensor a layer, allocated once and grown seldom, each row at its own length, so nothing is
+padded or copied when rows come and go. Whatever is drawn for a row is drawn from (its seed, number of the token).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from bigmodel.tasks.base import Answer
+
+OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop", "seed")
+DEFAULT_NEW, MOST_NEW = 64, 4096
+TOGETHER = 64
+"""Rows that `complete` has under way."""
+Pick = Callable[["Row", NDArray[np.float32]], int]
+
+
+@dataclass
+class Row:
+    """A text under way."""
+
+    key: Hashable
+    ids: list[int]
+    """What the model reads: the end of the prompt, and what was written."""
+    options: Mapping[str, Any]
+    truncated: bool = False
+    new: list[int] = field(default_factory=list)
+    said: str = ""
+    """Decoded so far, as far as no later token can change it."""
+    sent: int = 0
+    """Characters of `said` that were handed over."""
+    decoder: Any = None
+    num_read: int = 0
+    """Tokens in the cache."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What came of a row: a piece of its text, and the whole answer if it is the last one."""
+
+    key: Hashable
+    text: str
+    answer: Answer | None
+
+
+class Decoder:
+    """`join` rows, `step` until each has its answer. Not thread-safe: one thread calls it."""
+
+    def __init__(self, model: Any, processor: Any, places: int = TOGETHER) -> None:
+        self.model, self.processor, self.places = model, processor, places
+        self.longest = int(processor.model_max_length)
+        self._rows: list[Row] = []
+        self._num_cached = 0  # the first rows are in the cache, one place each; later ones wait to be read
+        self._cache = memory_of(model)
+        ends = model.generation_config.eos_token_id
+        self._ends = set(ends if isinstance(ends, list) else [ends])
+        self._special = set(processor.all_special_ids)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._rows)
+
+    def join(self, key: Hashable, prompt: Sequence[int], options: Mapping[str, Any]) -> None:
+        """A prompt of at least one token. There must be a free place."""
+        assert len(self._rows) < self.places, "there is no free place"
+        room = self.longest - min(options.get("max_new_tokens", DEFAULT_NEW), self.longest // 2)
+        ids = list(prompt[-room:])
+        self._rows.append(Row(key, ids, options, len(ids) < len(prompt), decoder=self._stream(ids)))
+
+    def leave(self, key: Hashable) -> None:
+        """Nobody wants this row any more."""
+        for i, row in enumerate(self._rows):
+            if row.key == key:
+                return self._free(i)
+
+    @torch.inference_mode()
+    def step(self) -> list[Piece]:
+        """One token for every row that is there."""
+        rows = self._rows[: self._num_cached]
+        logits: list[NDArray[np.float32]] = []
+        for i, row in enumerate(rows):
+            if row.num_read >= self.longest:  # the window is full: its second half is read again
+                row.ids = row.ids[-max(2, self.longest // 2) :]
+                row.num_read = 0
+                self._cache.read(self.model, i, row.ids[:-1])
+                row.num_read = len(row.ids) - 1
+        if rows:
+            last = [row.ids[-1] for row in rows]
+            logits.extend(self._cache.write(self.model, last, [row.num_read for row in rows]))
+            for row in rows:
+                row.num_read += 1
+        for row in self._rows[self._num_cached :]:
+            logits.append(self._cache.read(self.model, self._num_cached, row.ids))
+            row.num_read = len(row.ids)
+            self._num_cached += 1
+        pieces = [self._took(row, pick(row, scores)) for row, scores in zip(self._rows, logits, strict=True)]
+        for piece in pieces:
+            if piece.answer is not None:
+                self.leave(piece.key)
+        return pieces
+
+    def _free(self, i: int) -> None:
+        """The last cached row takes the place: those in the cache stay side by side."""
+        if i < self._num_cached:
+            self._num_cached -= 1
+            last = self._num_cached
+            if i < last:
+                self._cache.move(last, i)
+                self._rows[i] = self._rows[last]
+            del self._rows[last]
+        else:
+            del self._rows[i]
+
+    def _took(self, row: Row, token: int) -> Piece:
+        if token in self._ends:
+            return self._finish(row, "stop", row.said + self._rest(row))
+        row.new.append(token)
+        row.ids.append(token)
+        row.said += row.decoder(token)
+        stop = row.options.get("stop", ())
+        full = len(row.new) >= row.options.get("max_new_tokens", DEFAULT_NEW)
+        said = row.said + self._rest(row) if full else row.said
+        if (cut := earliest(said, stop, row.sent)) is not None:
+            return self._finish(row, "stop", said[:cut])
+        if full:
+            return self._finish(row, "length", said)
+        safe = len(said) - overlap(said, stop)
+        text, row.sent = said[row.sent : safe], max(safe, row.sent)
+        return Piece(row.key, text, None)
+
+    def _finish(self, row: Row, reason: str, said: str) -> Piece:
+        found: Answer = {"text": said, "finish_reason": reason, "tokens": len(row.new)}
+        return Piece(row.key, said[row.sent :], found | ({"truncated": True} if row.truncated else {}))
+
+    def _stream(self, prompt: list[int]) -> Any:
+        return Spelling(self.processor, prompt)
+
+    def _rest(self, row: Row) -> str:
+        rest: str = row.decoder.rest()
+        return rest
+
+
+class Spelling:
+    """Tokens to text, a token at a time: what the tokenizer makes of the prompt and them, without the prompt."""
+
+    def __init__(self, processor: Any, prompt: Sequence[int]) -> None:
+        self._decode = processor.decode
+        self._context = list(prompt[-8:])  # enough for a tokenizer to know whether a blank comes first
+        self._said = self._spell([])
+        self._ids: list[int] = []
+
+    def _spell(self, ids: list[int]) -> str:
+        text: str = self._decode([*self._context, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def __call__(self, token: int) -> str:
+        """What this token adds; nothing while a character is incomplete."""
+        self._ids.append(token)
+        text = self._spell(self._ids)
+        if text.endswith("\ufffd"):
+            return ""
+        added = text[len(self._said) :]
+        self._context, self._ids = [*self._context, *self._ids][-8:], []
+        self._said = self._spell([])
+        return added
+
+    def rest(self) -> str:
+        """What stands there of a character that was never completed."""
+        return self._spell(self._ids)[len(self._said) :] if self._ids else ""
+
+
+def earliest(said: str, stop: Sequence[str], sent: int) -> int | None:
+    """Where the first stop string begins; none before what was handed over can."""
+    places = [at for word in stop if (at := said.find(word, sent)) >= 0]
+    return min(places, default=None)
+
+
+def overlap(said: str, stop: Sequence[str]) -> int:
+    """The most characters at the end that may be the beginning of a stop string."""
+    return max((n for word in stop for n in range(1, len(word)) if said.endswith(word[:n])), default=0)
+
+
+def complete(model: Any, processor: Any, asked: Sequence[tuple[Sequence[int], Mapping[str, Any]]]) -> list[Answer]:
+    """The answer to each (prompt, options), in their order."""
+    decoder = Decoder(model, processor)
+    answers: list[Answer] = [{}] * len(asked)
+    waiting = iter(enumerate(asked))
+    left = len(asked)
+    while left:
+        while decoder.num_rows < decoder.places and (following := next(waiting, None)) is not None:
+            decoder.join(following[0], *following[1])
+        for piece in decoder.step():
+            if piece.answer is not None:
+                assert isinstance(piece.key, int)
+                answers[piece.key] = piece.answer
+                left -= 1
+    return answers
+
+
+# ---- which token is next
+
+
+def pick(row: Row, logits: NDArray[np.float32]) -> int:
+    """The next token by the row's options, applied in the order of transformers. (V,) logits, which may be changed."""
+    options = row.options
+    if (penalty := options.get("repetition_penalty", 1.0)) != 1.0:
+        seen = np.unique(row.ids)
+        logits = logits.copy()
+        logits[seen] = np.where(logits[seen] < 0, logits[seen] * penalty, logits[seen] / penalty)
+    temperature = options.get("temperature", 0.0)
+    if not temperature:
+        return int(logits.argmax())
+    scores = logits.astype(np.float64) / temperature
+    order = np.argsort(-scores, kind="stable")
+    if top_k := options.get("top_k", 0):
+        order = order[:top_k]
+    odds = np.exp(scores[order] - scores[order[0]])
+    reached = np.cumsum(odds / odds.sum())
+    if (top_p := options.get("top_p", 1.0)) < 1.0:
+        keep = int(np.searchsorted(reached, top_p)) + 1
+        order, odds = order[:keep], odds[:keep]
+        reached = np.cumsum(odds / odds.sum())
+    drawn = np.random.Generator(np.random.Philox(key=[options.get("seed", 0), len(row.new)])).random()
+    return int(order[min(int(np.searchsorted(reached, drawn, "right")), len(order) - 1)])
+
+
+# ---- what the model remembers of each row
+
+
+def memory_of(model: Any) -> Any:
+    """How this architecture remembers: keys and values, states, or nothing, so that all is read again."""
+    from bigmodel.models.rnn_lm import RNNForCausalLM
+
+    if isinstance(model, RNNForCausalLM):
+        return States(model)
+    known = vars(model)
+    if "_remembers" not in known:
+        known["_remembers"] = _remembers(model)
+    return KeysAndValues(model) if known["_remembers"] else Nothing()
+
+
+def _remembers(model: Any) -> bool:
+    """Whether reading two tokens and then a third, beside another row, gives the logits of reading three: tried out."""
+    vocabulary = model.config.get_text_config().vocab_size
+    rows = [[token % vocabulary for token in ids] for ids in ([1, 2, 3], [5, 7, 11, 13])]
+    try:
+        with torch.inference_mode():
+            cache, nothing = KeysAndValues(model), Nothing()
+            expected = [nothing.read(model, 0, ids) for ids in rows]
+            for place, ids in enumerate(rows):
+                cache.read(model, place, ids[:-1])
+            found = cache.write(model, [ids[-1] for ids in rows], [len(ids) - 1 for ids in rows])
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError):
+        return False  # an architecture says in its own way that it has no such cache
+    return all(np.allclose(a, b, atol=1e-2, rtol=1e-2) for a, b in zip(found, expected, strict=True))
+
+
+def arrays(logits: Tensor) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = logits.float().cpu().numpy()
+    return found
+
+
+class KeysAndValues(Cache):
+    """Keys and values (places, heads, capacity, width) of every layer, each row at its own length."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(layers=[])
+        self._device = model.get_input_embeddings().weight.device
+        self._additive = model.config._attn_implementation == "eager"
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._at: Tensor | None = None
+        self._place, self._end, self._num = 0, 0, 0
+        self._all = torch.arange(0)
+
+    def read(self, model: Any, place: int, ids: Sequence[int]) -> NDArray[np.float32]:
+        """A text from its beginning, into a place. -> logits after it, (V,)"""
+        self._place, self._end, self._at = place, len(ids), None
+        seen = torch.ones(len(ids), len(ids), dtype=torch.bool, device=self._device).tril()[None, None]
+        positions = torch.arange(len(ids), device=self._device)[None]
+        (found,) = self._call(model, [list(ids)], seen, positions)
+        return found
+
+    def write(self, model: Any, last: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np.float32]]:
+        """One more token for each of the first places, whose rows have so many. -> logits, (V,) each"""
+        self._num, self._end = len(last), max(lengths) + 1
+        self._at = torch.tensor(lengths, device=self._device)
+        self._all = torch.arange(self._num, device=self._device)
+        seen = (torch.arange(self._end, device=self._device) <= self._at[:, None])[:, None, None]
+        return self._call(model, [[token] for token in last], seen, self._at[:, None])
+
+    def _call(self, model: Any, ids: list[list[int]], seen: Tensor, positions: Tensor) -> list[NDArray[np.float32]]:
+        mask = torch.zeros(seen.shape, device=self._device).masked_fill(~seen, -math.inf) if self._additive else seen
+        inputs = torch.tensor(ids, device=self._device)
+        found = model(
+            input_ids=inputs, attention_mask=mask, position_ids=positions, cache=self, use_cache=True, logits_to_keep=1
+        )
+        return list(arrays(found.logits[:, -1]))
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Called by each attention layer with what it made, (B, heads, T, width). -> all that its queries may see"""
+        places = self._place + 1 if self._at is None else self._num
+        kept_keys, kept_values = self._kept[layer_idx] = self._room(layer_idx, key_states, value_states, places)
+        if self._at is None:
+            kept_keys[self._place, :, : self._end] = key_states[0]
+            kept_values[self._place, :, : self._end] = value_states[0]
+            return key_states, value_states
+        kept_keys[self._all, :, self._at] = key_states[:, :, 0]
+        kept_values[self._all, :, self._at] = value_states[:, :, 0]
+        return kept_keys[: self._num, :, : self._end], kept_values[: self._num, :, : self._end]
+
+    def _room(self, layer: int, keys: Tensor, values: Tensor, places: int) -> tuple[Tensor, Tensor]:
+        """Twice as much, where there is not enough."""
+        kept = self._kept.get(layer)
+        if kept is None:
+            kept = tuple(t.new_zeros(1, t.shape[1], 64, t.shape[3]) for t in (keys, values))  # type: ignore[assignment]
+        assert kept is not None
+        more_places = 0 if places <= len(kept[0]) else max(places, 2 * len(kept[0])) - len(kept[0])
+        more_tokens = 0 if self._end <= kept[0].shape[2] else max(self._end, 2 * kept[0].shape[2]) - kept[0].shape[2]
+        if not more_places and not more_tokens:
+            return kept
+        wider = [torch.nn.functional.pad(t, (0, 0, 0, more_tokens, 0, 0, 0, more_places)) for t in kept]
+        return wider[0], wider[1]
+
+    def move(self, source: int, to: int) -> None:
+        for kept in self._kept.values():
+            for tensor in kept:
+                tensor[to] = tensor[source]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0 if self._at is None else self._end - 1
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self._end, 0
+
+
+class States:
+    """The states of a recurrent model, one a row."""
+
+    def __init__(self, model: Any) -> None:
+        self._device = model.get_input_embeddings().weight.device
+        self._kept: list[Any] = []
+
+    def read(self, model: Any, place: int, ids: Sequence[int]) -> NDArray[np.float32]:
+        found = model(input_ids=torch.tensor([list(ids)], device=self._device), use_cache=True)
+        self._kept[place : place + 1] = [found.cache]
+        return arrays(found.logits[0, -1])
+
+    def write(self, model: Any, last: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np.float32]]:
+        together = type(self._kept[0]).joined(self._kept[: len(last)])
+        inputs = torch.tensor([[token] for token in last], device=self._device)
+        found = model(input_ids=inputs, cache=together, use_cache=True)
+        self._kept[: len(last)] = found.cache.parted()
+        return list(arrays(found.logits[:, -1]))
+
+    def move(self, source: int, to: int) -> None:
+        self._kept[to] = self._kept[source]
+
+
+class Nothing:
+    """For an architecture whose memory is unknown here: every token is read again, which is slow, and right."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, list[int]] = {}
+
+    def read(self, model: Any, place: int, ids: Sequence[int]) -> NDArray[np.float32]:
+        self._texts[place] = list(ids)
+        device = model.get_input_embeddings().weight.device
+        found = model(input_ids=torch.tensor([self._texts[place]], device=device), use_cache=False)
+        return arrays(found.logits[0, -1])
+
+    def write(self, model: Any, last: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np.float32]]:
+        return [self.read(model, place, [*self._texts[place], token]) for place, token in enumerate(last)]
+
+    def move(self, source: int, to: int) -> None:
+        self._texts[to] = self._texts[source]
