@@ -69,6 +69,39 @@ class AugmentConfig(Section):
     """Each token changes places with its right neighbour with this probability."""
     mask: Ratio = 0.0
     """Each token is replaced by the unknown token with this probability."""
+    crop: Ratio = 0.0
+    """A training image is shifted by up to this part of its height and width, anew in every epoch."""
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """It is mirrored, left to right, with this probability. Not for digits or letters, whose class it changes."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """It is turned by up to so many degrees either way."""
+    colour: Ratio = 0.0
+    """Its brightness, contrast and balance of colours change by up to this part."""
+    erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """A rectangle of it becomes noise with this probability."""
+    mixup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Another image shines through, and its label counts as much, with this probability."""
+    cutmix: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """A rectangle of it is another image's, and so is that part of the label, with this probability."""
+
+    @model_validator(mode="after")
+    def mixes_in_one_way(self) -> AugmentConfig:
+        if self.mixup + self.cutmix > 1:
+            raise ValueError(f"an image is mixed in one way: mixup {self.mixup} and cutmix {self.cutmix} exceed 1")
+        return self
+
+
+class ImagesConfig(Section):
+    size: PositiveInt | list[PositiveInt] | None = None
+    """Pixels of a side, or [height, width]: images are resized to it. Else the median size of the training images, at
+    most 224; a pretrained model has its own."""
+
+    @field_validator("size")
+    @classmethod
+    def has_two_sides(cls, size: int | list[int] | None) -> int | list[int] | None:
+        if isinstance(size, list) and len(size) != 2:
+            raise ValueError(f"{size} has {len(size)} numbers: give one for squares, or [height, width]")
+        return size
 
 
 class TokenizerConfig(Section):
@@ -106,7 +139,7 @@ class DataConfig(Section):
     """The column that holds the label; of tabular-regression, the number."""
     split: SplitConfig = SplitConfig()
     """How the training rows are shared out where `valid` or `test` names no file."""
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "text"] = "auto"
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "text", "images"] = "auto"
     """auto goes by the extension, then by the content."""
     encoding: str = "auto"
     """auto finds UTF-8, UTF-16 and GB18030; latin-1 and the like must be named."""
@@ -121,6 +154,7 @@ class DataConfig(Section):
     max_length: PositiveInt = 256
     """Tokens read of each text; what is longer is cut and counted."""
     tokenizer: TokenizerConfig = TokenizerConfig()
+    images: ImagesConfig = ImagesConfig()
     augment: AugmentConfig = AugmentConfig()
     cache: str | None = None
     """Folder of prepared data; `.prepared` beside the output folder if not given."""
@@ -240,14 +274,20 @@ class MupConfig(Section):
     as if it were tuned there. none is the standard parametrisation."""
 
 
-DEFAULT_TYPES = {"text-classification": "textcnn", "translation": "transformer", "text-generation": "transformer"}
+DEFAULT_TYPES = {
+    "text-classification": "textcnn",
+    "image-classification": "cnn",
+    "translation": "transformer",
+    "text-generation": "transformer",
+}
 """The model's type where an experiment names none, by task."""
 
 
 class Experiment(Section):
-    task: Literal["text-classification", "translation", "text-generation"]
-    """What the model is for: text-classification, a text in and one label of a fixed set out; translation, a text of
-    one language in, of another out; text-generation, a text in, what comes next out."""
+    task: Literal["text-classification", "image-classification", "translation", "text-generation"]
+    """What the model is for: text-classification and image-classification, a text or an image in and one label of a
+    fixed set out; translation, a text of one language in, of another out; text-generation, a text in, what comes next
+    out."""
     data: DataConfig
     """Where the rows are, which columns are read, and how."""
     model: dict[str, Any] = Field({}, validate_default=True)

@@ -52,8 +52,21 @@ def _predict(form: Form, request: dict[str, Any], answer: dict[str, Any]) -> dic
     return {
         "summary": "Answer one input or many",
         "description": f"At most {limits.max_inputs} {form.plural} and {limits.max_body_bytes} bytes in one request.",
-        "requestBody": {"required": True, "content": _json(request)},
+        "requestBody": {"required": True, "content": _json(request) | _files(form)},
         "responses": {"200": answered} | refusals,
+    }
+
+
+def _files(form: Form) -> dict[str, Any]:
+    """The other forms of a request about a file: its bytes, or a form with several."""
+    name, media = form.file
+    if not name:
+        return {}
+    binary = {"type": "string", "format": "binary"}
+    properties = {name: binary, form.plural: {"type": "array", "items": binary}}
+    return {
+        media: {"schema": binary},
+        "multipart/form-data": {"schema": {"type": "object", "properties": properties}},
     }
 
 
@@ -108,6 +121,10 @@ def page(name: str, form: Form) -> bytes:
 
 def _field(name: str, schema: dict[str, Any]) -> str:
     """A place to type one field into: text as it is, anything else as JSON."""
+    if media := schema.get("contentMediaType"):
+        return (
+            f'<label>{html.escape(name)} <input type="file" name="{html.escape(name, True)}" accept="{media}"></label>'
+        )
     kind = "text" if schema.get("type") == "string" else "JSON"
     label, value = html.escape(name), html.escape(name, quote=True)
     return (
@@ -135,6 +152,11 @@ document.getElementById("ask").onsubmit = async event => {
   event.preventDefault();
   const show = text => { document.getElementById("answer").textContent = text; };
   try {
+    const file = event.target.querySelector("input[type=file]");
+    if (file) {
+      const form = await fetch("/models/@NAME/predict", {method: "POST", body: new FormData(event.target)});
+      return show(JSON.stringify(await form.json(), null, 1));
+    }
     const fields = [...event.target.querySelectorAll("textarea")];
     const given = fields.filter(one => one.value || one.dataset.kind === "text");
     const read = one => one.dataset.kind === "text" ? one.value : JSON.parse(one.value);

@@ -11,11 +11,12 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from bigmodel.tasks.base import Row
+from bigmodel.tasks.base import Refused, Row
 from serve_app import protocol
 from serve_app.documents import openapi, page
 from serve_app.metrics import CONTENT_TYPE, Metrics
-from serve_app.protocol import JSON, Answer, Form, Limits, Refusal, dump
+from serve_app.protocol import JSON, Answer, Form, Limits
+from serve_app.refusal import Refusal, dump
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -89,12 +90,15 @@ class Endpoint:
 
     async def _predict_inputs(self, scope: Scope, receive: Receive) -> bytes:
         began_s = time.perf_counter()
-        declared = _check_headers(scope["headers"], self._form.limits)
+        declared, kind = _check_headers(scope["headers"], self._form)
         body = await _read(receive, declared, self._form.limits)
-        inputs, many = self._form.parse(body)
+        inputs, many = self._form.parse(body, kind)
         if self._waiting() + len(inputs) > self._max_waiting:
             raise protocol.overloaded(self._retry_after_s)
-        answers = await self._ask(inputs)
+        try:
+            answers = await self._ask(inputs)
+        except Refused as refused:  # what shows only when an input is decoded
+            raise Refusal(422, "invalid_value", f"{refused.reason}.") from None
         truncated = sum(1 for answer in answers if "truncated" in answer)
         self._metrics.answered(len(inputs), truncated, time.perf_counter() - began_s)
         return dump(answers if many else answers[0])
@@ -104,21 +108,23 @@ class Endpoint:
         return CONTENT_TYPE, self._metrics.render()
 
 
-def _check_headers(headers: list[tuple[bytes, bytes]], limits: Limits) -> int | None:
-    """The declared length of the body, if any. Refuses what can be refused before reading it."""
-    length = None
+def _check_headers(headers: list[tuple[bytes, bytes]], form: Form) -> tuple[int | None, bytes]:
+    """The declared length of the body, if any, and its type. Refuses what can be refused before reading it."""
+    length, declared = None, b""
     for key, value in headers:
         if key == b"content-length":
             length = int(value)  # the HTTP parser has checked the digits
-            if length > limits.max_body_bytes:
-                raise protocol.too_large(limits)
+            if length > form.limits.max_body_bytes:
+                raise protocol.too_large(form.limits)
         elif key == b"content-type":
-            kind = value.partition(b";")[0].strip().lower()
-            if kind not in (JSON, b"", b"application/x-www-form-urlencoded"):  # the last: curl -d's default
-                raise Refusal(415, "unsupported_media", "Send the request as JSON, with content-type application/json.")
+            declared = value
+            if not form.takes(value.partition(b";")[0].strip().lower()):
+                other = f", or a file: {form.file[1]}, multipart/form-data" if form.file[0] else ""
+                wanted = f"Send the request as JSON, with content-type application/json{other}."
+                raise Refusal(415, "unsupported_media", wanted)
         elif key == b"content-encoding" and value.lower() != b"identity":
             raise Refusal(415, "unsupported_media", "Send the body uncompressed, without content-encoding.")
-    return length
+    return length, declared
 
 
 async def _read(receive: Receive, declared: int | None, limits: Limits) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,10 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import from_json
 
 from bigmodel.tasks.base import Refused, Row
+from serve_app import multipart
+from serve_app.refusal import Refusal, dump
 
 Answer = Mapping[str, Any]
 
 JSON = b"application/json"
+UNDECLARED = (b"", b"application/x-www-form-urlencoded")  # the last is the default of curl -d
+MULTIPART = b"multipart/form-data"
 
 
 @dataclass(frozen=True)
@@ -28,17 +32,6 @@ class Limits:
     """Bytes of one request's body."""
     max_body_s: float = 30
     """Seconds in which the body must have come."""
-
-
-class Refusal(Exception):
-    """An HTTP answer that is not an answer: the status, a stable code for programs, one sentence for people."""
-
-    def __init__(self, status: int, code: str, message: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.headers = status, code, message, list(headers)
-
-    def body(self) -> bytes:
-        return dump({"error": {"code": self.code, "message": self.message}})
 
 
 @dataclass(frozen=True)
@@ -66,6 +59,19 @@ class Form:
         return f"{self.bare}s" if self.bare else "inputs"
 
     @cached_property
+    def file(self) -> tuple[str, str]:
+        """The field that takes a file, and the media type of its bytes, such as image/*; nothing if none does."""
+        properties = self.one.model_json_schema()["properties"]
+        found = [(name, what["contentMediaType"]) for name, what in properties.items() if "contentMediaType" in what]
+        return found[0] if found else ("", "")
+
+    def takes(self, kind: bytes) -> bool:
+        """Whether a body of this content type can be a request: JSON, and where a field takes a file, such a file or a
+        form with files."""
+        media = self.file[1].removesuffix("*").encode()
+        return kind in (JSON, *UNDECLARED) or bool(media) and (kind == MULTIPART or kind.startswith(media))
+
+    @cached_property
     def keys(self) -> list[str]:
         return [*self.one.model_fields, self.plural]
 
@@ -79,8 +85,11 @@ class Form:
         made: type[BaseModel] = create_model(f"Many{self.one.__name__}s", __config__=config, **fields)
         return made
 
-    def parse(self, body: bytes) -> tuple[list[Row], bool]:
-        """The inputs a body asks about, and whether it asked for many. Raises Refusal (400, 413 or 422)."""
+    def parse(self, body: bytes, kind: bytes = JSON) -> tuple[list[Row], bool]:
+        """The inputs a body of this content type asks about, and whether it asked for many. Raises Refusal (400, 413 or
+        422)."""
+        if self.file[0] and kind.partition(b";")[0].strip().lower() not in (JSON, *UNDECLARED):
+            return self._parse_files(body, kind)
         tree = self._tree(body)
         if many := self.plural in tree:
             self._check_number(tree)
@@ -91,6 +100,26 @@ class Form:
             return [self.asked({self.bare: item} if self.bare else dict(item)) for item in listed], True
         except ValidationError as error:
             raise self._refused(error) from None
+        except Refused as refused:
+            raise Refusal(422, "invalid_value", f"{refused.reason}.") from None
+
+    def _parse_files(self, body: bytes, kind: bytes) -> tuple[list[Row], bool]:
+        """A file alone, or those of a form."""
+        name, many = self.file[0], False
+        found = [body]
+        if kind.lower().startswith(MULTIPART):
+            parts = multipart.parse(body, kind)
+            for key, _ in parts:
+                if key not in (name, self.plural):
+                    said = f"A form has {name}, or {self.plural}; not {key[:80]!r}."
+                    raise Refusal(422, "unknown_key", said)
+            found = [data for _, data in parts]
+            many = len(parts) > 1 or any(key == self.plural for key, _ in parts)
+        if not found:
+            raise Refusal(422, "empty", f"The form has no file. Give at least one as {name}.")
+        self._check_count(len(found))
+        try:
+            return [self.asked({name: data}) for data in found], many
         except Refused as refused:
             raise Refusal(422, "invalid_value", f"{refused.reason}.") from None
 
@@ -114,8 +143,11 @@ class Form:
             return  # pydantic says so
         if not listed:
             raise Refusal(422, "empty", f"{self.plural} is an empty list. Give at least one.")
-        if len(listed) > (most := self.limits.max_inputs):
-            message = f"{len(listed)} {self.plural} in one request; at most {most} are accepted. Split it."
+        self._check_count(len(listed))
+
+    def _check_count(self, count: int) -> None:
+        if count > (most := self.limits.max_inputs):
+            message = f"{count} {self.plural} in one request; at most {most} are accepted. Split it."
             raise Refusal(413, f"too_many_{self.plural}", message)
 
     @cached_property
@@ -165,8 +197,3 @@ def overloaded(retry_after_s: int) -> Refusal:
         f"The server has more requests than it can answer now. Try again in {retry_after_s} s.",
         [(b"retry-after", str(retry_after_s).encode())],
     )
-
-
-def dump(value: Any) -> bytes:
-    """Compact UTF-8 JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

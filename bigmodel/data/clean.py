@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from bigmodel.data import images
 from bigmodel.data.record import Bad, ReadOptions, excerpt
-from bigmodel.data.sources import open_rows
+from bigmodel.data.sources import is_of_images, open_rows
 from bigmodel.errors import DataError, did_you_mean
 from bigmodel.experiment import DataConfig
 from bigmodel.tasks.base import BLOCK, WHOLE, Refused, Row, Task
@@ -33,19 +34,28 @@ def clean(
 ) -> Iterator[Placed | Bad]:
     """Every record of a file (or of some row groups), cleaned or refused, in order. `wanted` is role -> column."""
     whole = WHOLE in wanted.values()
+    if is_of_images(source, options):  # has no columns to be named
+        wanted = {role: role for role in wanted}
     names, rows = open_rows(source, options, None if whole else wanted.values(), groups)
     _check_columns(source, {role: column for role, column in wanted.items() if column not in (WHOLE, BLOCK)}, names)
     for record in rows:
         if isinstance(record, Bad):
             yield record
             continue
+        if isinstance(record.values.get(wanted.get("image", "")), str):
+            record = images.fetched(record, wanted["image"])
+            if isinstance(record, Bad):
+                yield record
+                continue
         try:
-            yield Placed(task.clean(record.values, wanted), source, record.line)
+            yield Placed(task.clean(record.values, wanted), record.source, record.line)
         except Refused as refused:
             value = record.values.get(refused.column or "", "")
-            yield Bad(source, record.line, refused.column, refused.reason, excerpt(str(value)))
+            yield Bad(record.source, record.line, refused.column, refused.reason, excerpt(str(value)))
         except KeyError as missing:
-            yield Bad(source, record.line, missing.args[0], "the row has no such field", excerpt(str(record.values)))
+            yield Bad(
+                record.source, record.line, missing.args[0], "the row has no such field", excerpt(str(record.values))
+            )
 
 
 def _check_columns(source: str, wanted: Mapping[str, str], names: Sequence[str]) -> None:

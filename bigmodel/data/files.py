@@ -21,6 +21,10 @@ BLOCK = 1 << 20
 DATA_SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".txt")
 """What a folder is searched for; each may be followed by .gz."""
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+PACKED = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
+"""Archives that images are read from."""
+
 ARROW_SCHEMES = ("s3", "gs", "gcs")
 ARCHIVES = {
     b"PK\x03\x04": "zip",
@@ -35,8 +39,9 @@ _braces = re.compile(r"\{([^{}/]*,[^{}/]*)\}")
 def resolve(spec: str | Iterable[str]) -> list[str]:
     """Names the files that a path, glob, folder, URI, or a list of them stands for: sorted, each once.
 
-    A folder stands for the data files directly in it.  Aligned files, `train.{de,en}.gz`, are one source and keep that
-    name.  Raises DataError where nothing is found.
+    A folder stands for the data files directly in it; one that has none, but images in or below it, is one source, and
+    so is a part of an archive.  Aligned files, `train.{de,en}.gz`, are one source and keep that name.  Raises DataError
+    where nothing is found.
     """
     parts = [spec] if isinstance(spec, str) else list(spec)
     if not parts:
@@ -69,9 +74,9 @@ def aligned(source: str) -> list[str]:
 
 
 def size(source: str) -> int:
-    """Bytes of a file as stored, or of aligned files together."""
-    if parts := aligned(source):
-        return sum(size(part) for part in parts)
+    """Bytes of a source as stored: of a file, of aligned files together, of a folder of images."""
+    if (files := stored(source)) != [source]:
+        return sum(size(file) for file in files)
     with reading(source):
         if not is_remote(source):
             return os.path.getsize(local(source))
@@ -80,10 +85,12 @@ def size(source: str) -> int:
 
 
 def digest(source: str) -> str:
-    """SHA-256 of the bytes of a file as stored, in hexadecimal; of aligned files, of their digests."""
-    if parts := aligned(source):
-        return hashlib.sha256(" ".join(map(digest, parts)).encode()).hexdigest()
+    """SHA-256 of the bytes of a file as stored, in hexadecimal; of several together, over names and bytes."""
     total = hashlib.sha256()
+    if (files := stored(source)) != [source]:
+        for file in files:
+            total.update(f"{file}\0{digest(file)}\0".encode())
+        return total.hexdigest()
     with reading(source), _open_stored(source) as stream:
         while block := stream.read(BLOCK):
             total.update(block)
@@ -135,6 +142,36 @@ def suffix(source: str) -> str:
     """The file's extension in lower case, without .gz: "reviews.CSV.gz" -> ".csv"."""
     name = urlsplit(source).path if is_remote(source) else source
     return os.path.splitext(name.lower().removesuffix(".gz"))[1]
+
+
+def archive_part(source: str) -> tuple[str, str] | None:
+    """The archive that a source names, and the path in it: "digits.tar.xz/train"; None if it names none."""
+    parts = source.split("/")
+    for end in range(len(parts), 0, -1):
+        file = "/".join(parts[:end])
+        if file.lower().endswith(PACKED) and os.path.isfile(local(file)):
+            return file, "/".join(parts[end:])
+    return None
+
+
+def stored(source: str) -> list[str]:
+    """The files whose bytes make a source: aligned files, an archive, the images of a folder, or the file itself."""
+    if parts := aligned(source):
+        return parts
+    if is_remote(source):
+        return [source]
+    if cut := archive_part(source):
+        return [cut[0]]
+    return [os.path.join(source, name) for name in images_below(source)] if os.path.isdir(source) else [source]
+
+
+def images_below(folder: str) -> list[str]:
+    """Paths of the images in and below a folder, from there, sorted; hidden ones are passed over."""
+    found = []
+    for at, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(at, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "."]
+    return sorted(os.path.relpath(path, folder) for path in found)
 
 
 def _first_line(error: Exception) -> str:
@@ -207,10 +244,14 @@ def _expand_local(spec: str) -> list[str]:
     path = local(spec)
     if os.path.isdir(path):
         inside = [os.path.join(path, name) for name in os.listdir(path) if _is_data(name)]
-        return [file for file in inside if os.path.isfile(file)] or _refuse_folder(spec, sorted(os.listdir(path)))
+        if found := [file for file in inside if os.path.isfile(file)]:
+            return found
+        return [path] if images_below(path) else _refuse_folder(spec, sorted(os.listdir(path)))
     if os.path.exists(path) and not os.path.isfile(path):
         raise DataError(f"{spec}: is not a regular file")
     if os.path.exists(path):  # before the glob: a file may be called "a[1].csv"
+        return [path]
+    if archive_part(path):
         return [path]
     found = [file for file in glob.glob(path, recursive=True) if os.path.isfile(file)]
     return found or _refuse_missing(spec, path)

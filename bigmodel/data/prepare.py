@@ -273,7 +273,7 @@ def _clean_piece(piece: Piece) -> dict[str, int]:
     if not out.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out.parent))
     num_rows, num_chars, held = 0, 0, list[Placed]()
-    with Quarantine(out.with_suffix(".bad")) as refused, _CleanedFile(out, piece.source, task) as file:
+    with Quarantine(out.with_suffix(".bad")) as refused, _CleanedFile(out, task) as file:
         for item in clean(piece.source, task, task.columns(data), read_options(data), piece.groups):
             if isinstance(item, Bad):
                 refused.add(item)
@@ -296,8 +296,8 @@ class _CleanedFile:
     """An Arrow stream of cleaned rows: the roles, and source, line, md5 and size of the content, target. No file for no
     rows."""
 
-    def __init__(self, path: Path, source: str, task: Task) -> None:
-        self._path, self._source, self._task = path, source, task
+    def __init__(self, path: Path, task: Task) -> None:
+        self._path, self._task = path, task
         self._writer: Any = None
 
     def __enter__(self) -> _CleanedFile:
@@ -308,7 +308,7 @@ class _CleanedFile:
         contents = [self._task.content(row) for row in rows]
         md5s = [hashlib.md5(content.encode(), usedforsecurity=False).digest() for content in contents]
         columns: dict[str, Any] = {role: [row[role] for row in rows] for role in rows[0]}
-        columns[arrow.FILE] = pa.array([self._source] * len(rows), pa.string()).dictionary_encode()
+        columns[arrow.FILE] = pa.array([item.source for item in placed], pa.string()).dictionary_encode()
         columns[arrow.LINE] = pa.array([item.line for item in placed], pa.int64())
         columns[arrow.MD5] = pa.array(md5s, pa.binary(16))
         columns[arrow.SIZE] = pa.array([len(content) for content in contents], pa.int32())

@@ -38,7 +38,7 @@ class ReadOptions:
     """How files are to be read; "auto" looks at the file."""
 
     format: str = "auto"
-    """auto, csv, tsv, jsonl, parquet or text."""
+    """auto, csv, tsv, jsonl, parquet, text or images."""
     encoding: str = "auto"
     """A name Python knows (latin-1, cp1252 ...). UTF-8, UTF-16 and GB18030 are recognised, others must be declared."""
     delimiter: str = "auto"

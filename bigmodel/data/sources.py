@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import chain, islice, pairwise
 from typing import Any
 
-from bigmodel.data import delimited, encoding, files
+from bigmodel.data import delimited, encoding, files, images
 from bigmodel.data.aligned import open_aligned
 from bigmodel.data.encoding import NO_TEXT, UNDECODABLE, Lines
 from bigmodel.data.jsonlines import read_json
@@ -46,6 +46,8 @@ def open_rows(
         kind = "text"
     if kind == "parquet":
         return _parquet(source, wanted, groups)
+    if kind == "images":
+        return ["image", "label"], images.read_images(source)
     blocks = _lines(source, options)
     if kind == "jsonl":
         return _named(read_json(blocks, source), source)
@@ -76,6 +78,8 @@ def format_of(source: str, options: ReadOptions) -> str:
     """As asked, by the extension, or by the first bytes."""
     if options.format != "auto":
         return options.format
+    if is_of_images(source, options):
+        return "images"
     if known := FORMATS.get(files.suffix(source)):
         return "csv" if known == "text" and options.columns and options.delimiter == "auto" else known
     start = next(files.blocks(source), b"")[:4096].removeprefix(BOM_UTF8).lstrip()
@@ -84,6 +88,10 @@ def format_of(source: str, options: ReadOptions) -> str:
     if start.startswith((b"{", b"[")):
         return "jsonl"
     return "text" if options.columns and len(options.delimiter) > 1 or options.delimiter == " " else "csv"
+
+
+def is_of_images(source: str, options: ReadOptions) -> bool:
+    return options.format == "images" or (options.format == "auto" and images.holds_images(source))
 
 
 def _lines(source: str, options: ReadOptions) -> Iterator[Lines]:

@@ -19,6 +19,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
 from bigmodel.models import positions, pretrained
+from bigmodel.models.cnn import CNNForImageClassification
 from bigmodel.models.decoder import decoder_defaults
 from bigmodel.models.fields import (
     ModelError,
@@ -32,6 +33,7 @@ from bigmodel.models.fields import (
 )
 from bigmodel.models.rnn import GRUForSequenceClassification, LSTMForSequenceClassification
 from bigmodel.models.rnn_lm import GRUForCausalLM, LSTMForCausalLM
+from bigmodel.models.small_images import resnet_defaults, vit_defaults
 from bigmodel.models.textcnn import TextCNNForSequenceClassification
 from bigmodel.models.transformer import encoder_defaults, translator_defaults
 
@@ -47,12 +49,14 @@ OURS: tuple[type[PreTrainedModel], ...] = (
     TextCNNForSequenceClassification,
     LSTMForCausalLM,
     GRUForCausalLM,
+    CNNForImageClassification,
 )
 Default = tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]
 DEFAULTS: dict[str, dict[str, Default]] = {
     "text-classification": {"transformer": ("bert", encoder_defaults)},
     "translation": {"transformer": ("marian", translator_defaults)},
     "text-generation": {"transformer": ("llama", decoder_defaults)},
+    "image-classification": {"resnet": ("resnet", resnet_defaults), "vit": ("vit", vit_defaults)},
 }
 """By task, our names for a native model type with other defaults; they are functions of the fields that are given."""
 
@@ -60,6 +64,7 @@ EXAMPLE: dict[str, Any] = {
     "vocab_size": 64, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "max_length": 64,
     "decoder_vocab_size": 64, "decoder_start_token_id": 2, "forced_eos_token_id": 3,
     "id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1},
+    "image_size": 28, "num_channels": 3,
 }  # fmt: skip
 """What data may teach; to build a model for its shapes alone."""
 
@@ -118,7 +123,7 @@ def build(model: Mapping[str, Any], learnt: Mapping[str, Any], task: str) -> Pre
     if "pretrained" in model:
         fields = {name: value for name, value in model.items() if name != "pretrained"}
         return pretrained.load(model["pretrained"], auto_class(task), fields, learnt)
-    model_type, fields = resolve(model, task)
+    model_type, fields = resolve(model, task, learnt)
     config_class = CONFIG_MAPPING[model_type]
     config = make(config_class, {**_taught(config_class, learnt), **fields})
     return auto_class(task).from_config(config, dtype=torch.float32)  # type: ignore[no-any-return]
@@ -149,14 +154,14 @@ def reads(source: str) -> int | None:
     return positions.max_tokens(pretrained.read_config(source))
 
 
-def resolve(model: Mapping[str, Any], task: str) -> tuple[str, dict[str, Any]]:
+def resolve(model: Mapping[str, Any], task: str, learnt: Mapping[str, Any] = EXAMPLE) -> tuple[str, dict[str, Any]]:
     """The native model type and the fields, our defaults included."""
     fields = {name: value for name, value in model.items() if name != "type"}
     known = DEFAULTS.get(task, {})
     if model["type"] not in known:
         return model["type"], fields
     model_type, defaults = known[model["type"]]
-    return model_type, {**defaults(fields), **fields}
+    return model_type, {**defaults({"image_size": learnt.get("image_size"), **fields}), **fields}
 
 
 def _taught(config_class: type[PreTrainedConfig], learnt: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ LEARNT = {
     "num_labels": "the training data", "max_position_embeddings": "data.max_length",
     "decoder_vocab_size": "the training data", "decoder_start_token_id": "the tokenizer",
     "forced_eos_token_id": "the tokenizer", "share_encoder_decoder_embeddings": "data.tokenizer.joint",
+    "image_size": "data.images.size", "num_channels": "the images",
 }  # fmt: skip
 """Fields that no experiment sets, and what they follow from."""
 LEAST = {

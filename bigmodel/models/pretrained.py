@@ -70,8 +70,7 @@ def load(source: str, auto_class: Any, fields: Mapping[str, Any], learnt: Mappin
     """
     config = read_config(source)
     known_labels = config.id2label
-    known_tokens = config.get_text_config().vocab_size
-    if learnt.get("vocab_size", 0) > known_tokens:
+    if "vocab_size" in learnt and learnt["vocab_size"] > (known_tokens := config.get_text_config().vocab_size):
         raise ModelError(
             f"model.pretrained: {source}: its tokenizer has {learnt['vocab_size']:,} tokens, its model {known_tokens:,}"
         )

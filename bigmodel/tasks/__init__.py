@@ -11,6 +11,7 @@ TASKS = {
     "text-classification": "bigmodel.tasks.text_classification",
     "translation": "bigmodel.tasks.translation",
     "text-generation": "bigmodel.tasks.text_generation",
+    "image-classification": "bigmodel.tasks.image_classification",
 }
 
 

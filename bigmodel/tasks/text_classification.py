@@ -216,14 +216,18 @@ def unfit(config: Any) -> str:
 
 
 def predict(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Answer]:
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # (B, K)
+    return answers(model, model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits)
+
+
+def answers(model: Any, logits: Tensor) -> list[Answer]:
+    """Logits (B, K) -> label, its score, the scores of all, for each row."""
     names = [model.config.id2label[i] for i in range(logits.shape[-1])]
     probabilities = logits.float().softmax(-1).tolist()
-    answers: list[Answer] = []
+    found: list[Answer] = []
     for row in probabilities:
         best = max(range(len(row)), key=row.__getitem__)
-        answers.append({"label": names[best], "score": row[best], "scores": dict(zip(names, row, strict=True))})
-    return answers
+        found.append({"label": names[best], "score": row[best], "scores": dict(zip(names, row, strict=True))})
+    return found
 
 
 judge = predict

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bigmodel.tasks import text_classification
 from serve_app.documents import openapi, page
-from serve_app.protocol import Form, Limits, Refusal
+from serve_app.protocol import Form, Limits
+from serve_app.refusal import Refusal
 
 
 class Person(BaseModel):

@@ -1,0 +1,131 @@
+"""Images where they lie: folders per class, single files, archives, and the paths in a table's column.
+
+A folder of class folders, or an archive of them, is one source; so is a part of an archive, `digits.tar.xz/train`. Its
+rows come in the order of their names, in an archive in the order they stand there. A row's label is the folder that the
+image lies in. Archives are read from the stream, and nothing is written to disk: no entry can leave a target.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import IO
+
+from bigmodel.data import files
+from bigmodel.data.record import Bad, Record, excerpt
+from bigmodel.errors import DataError
+
+MAX_BYTES = 256 << 20  # of one image file
+Entry = tuple[str, bytes | None]  # its name; its bytes, unless it is too large to be read
+
+
+def holds_images(source: str) -> bool:
+    """Whether the source as it is named is an image, a folder, or an archive or a part of one."""
+    return source.lower().endswith(files.IMAGE_SUFFIXES) or os.path.isdir(source) or _cut(source) is not None
+
+
+def _cut(source: str) -> tuple[str, str] | None:
+    """An archive of images, and the path inside it; None if the source names none. A zip file may hold anything."""
+    cut = files.archive_part(source)
+    return cut if cut and (not cut[0].lower().endswith(".zip") or _zip_has_images(cut[0])) else None
+
+
+def _zip_has_images(file: str) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.lower().endswith(files.IMAGE_SUFFIXES) for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return False
+
+
+def read_images(source: str) -> Iterator[Record | Bad]:
+    """Every image of a source, in order; what has no label has the label None."""
+    number = 0
+    for name, data in _entries(source):
+        number += 1
+        label = PurePosixPath(name).parent.name or None
+        place = f"{source}/{name}" if name else source
+        if data is None:
+            yield Bad(place, number, "image", f"the file has more than {MAX_BYTES >> 20} MB", "")
+        else:
+            yield Record(place, number, {"image": data, "label": label})
+    if not number:
+        raise DataError(f"{source}: holds no image ({' '.join(files.IMAGE_SUFFIXES)})")
+
+
+def _entries(source: str) -> Iterator[Entry]:
+    if cut := _cut(source):
+        file, inside = cut
+        for name, data in _archived(file):
+            path = PurePosixPath(name)
+            if (
+                name.lower().endswith(files.IMAGE_SUFFIXES)
+                and not path.name.startswith(".")
+                and path.is_relative_to(inside)
+            ):
+                yield str(path.relative_to(inside)), data
+        return
+    if os.path.isdir(source):
+        for name in files.images_below(source):
+            yield name, _read(os.path.join(source, name))
+        return
+    yield "", _read(source)
+
+
+def _read(file: str) -> bytes | None:
+    with files.seekable(file) as stream:
+        return _whole(stream)
+
+
+def _whole(stream: IO[bytes] | None) -> bytes | None:
+    """The bytes of a file; None where they are more than an image may have."""
+    data = stream.read(MAX_BYTES + 1) if stream else b""
+    return data if len(data) <= MAX_BYTES else None
+
+
+def _archived(file: str) -> Iterator[Entry]:
+    try:
+        with files.seekable(file) as stream:
+            yield from _zipped(stream) if file.lower().endswith(".zip") else _taped(stream)
+    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError) as error:
+        raise DataError(
+            f"{file}: a damaged archive: {str(error).splitlines()[0] if str(error) else 'it ends'}"
+        ) from None
+    except RuntimeError as error:  # what zipfile says of a password
+        raise DataError(f"{file}: cannot be unpacked: {error}") from None
+
+
+def _taped(stream: IO[bytes]) -> Iterator[Entry]:
+    with tarfile.open(fileobj=stream, mode="r:*") as archive:
+        for member in archive:
+            if member.isfile():  # a link or a device is no image
+                yield member.name, _whole(archive.extractfile(member)) if member.size <= MAX_BYTES else None
+
+
+def _zipped(stream: IO[bytes]) -> Iterator[Entry]:
+    with zipfile.ZipFile(stream) as archive:
+        for member in archive.infolist():
+            if not member.is_dir() and member.filename.lower().endswith(files.IMAGE_SUFFIXES):
+                with archive.open(member) as entry:
+                    yield member.filename, _whole(entry) if member.file_size <= MAX_BYTES else None
+
+
+def fetched(record: Record, column: str) -> Record | Bad:
+    """The record with the bytes of the image that its column names, relative to the record's own file."""
+    path = record.values[column]
+    if "://" in path:
+        return Bad(record.source, record.line, column, "an address is not followed: name a file", excerpt(path))
+    folder = record.source.rpartition("/")[0]
+    file = path if os.path.isabs(path) or not folder else f"{folder}/{path}"
+    try:
+        data = _read(file)
+    except (DataError, ValueError) as error:  # a name with a null character is a ValueError
+        return Bad(record.source, record.line, column, f"{error}"[:300], excerpt(path))
+    if data is None:
+        return Bad(record.source, record.line, column, f"{file}: has more than {MAX_BYTES >> 20} MB", excerpt(path))
+    return Record(record.source, record.line, {**record.values, column: data})

@@ -1,0 +1,271 @@
+"""image-classification: an image in, one label of a fixed set out."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from bigmodel.errors import ConfigError
+from bigmodel.experiment import DataConfig, Experiment
+from bigmodel.tasks import augment_images, pictures, text_classification
+from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
+from bigmodel.tasks.labels import clean_label, fit_labels, label_id
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from torch import Tensor
+
+goal = Goal("accuracy", "max")
+targets = ("label",)
+judged_with = ()
+
+target, score, unfit = text_classification.target, text_classification.score, text_classification.unfit
+
+PATCH = 16 * 16  # pixels that count as a token where batches are made
+SURVEYED = 1000  # training images whose size and brightness are looked at
+MAX_SIDE = 224  # of the size that follows from the training images
+CHECKED = 64  # a side that is enough to know that an image can be decoded
+
+
+def columns(data: DataConfig) -> dict[str, str]:
+    return {"image": data.image or "image", "label": data.label or "label"}
+
+
+def clean(record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
+    """`image`: the bytes of the file, which decode."""
+    value = record[columns["image"]]
+    if isinstance(value, Mapping):  # as Hugging Face's datasets store it: {"bytes": ..., "path": ...}
+        value = value.get("bytes")
+    if not isinstance(value, bytes):
+        found = "nothing" if value is None else f"{type(value).__name__} {value!r:.40}"
+        raise Refused(f"the image is {found}, not the bytes of a file", columns["image"])
+    try:
+        pictures.decode(value, CHECKED)
+    except Refused as refused:
+        raise Refused(refused.reason, columns["image"]) from None
+    row: Row = {"image": value}
+    if "label" in columns:
+        row["label"] = clean_label(record[columns["label"]], columns["label"])
+    return row
+
+
+def content(row: Row) -> str:
+    return hashlib.sha256(row["image"]).hexdigest()
+
+
+def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any, dict[str, Any]]:
+    learnt = fit_labels((row["label"] for row in rows()), experiment.data.label or "label")
+    if pretrained := experiment.model.get("pretrained"):
+        processor = _pretrained_processor(pretrained)
+    else:
+        processor = _fit_processor(_some(rows()), experiment.data.images.size)
+    height, width = _shape(processor)
+    size = height if height == width else [height, width]
+    return processor, learnt | {"image_size": size, "num_channels": 3}
+
+
+def _some(rows: Iterable[Row]) -> list[bytes]:
+    """A random choice of images, the same each time: reservoir sampling (Vitter, 1985, algorithm R)."""
+    rng, chosen = random.Random(0), list[bytes]()
+    for number, row in enumerate(rows):
+        if number < SURVEYED:
+            chosen.append(row["image"])
+        elif (place := rng.randint(0, number)) < SURVEYED:
+            chosen[place] = row["image"]
+    return chosen
+
+
+def _fit_processor(images: Sequence[bytes], size: int | list[int] | None) -> Any:
+    """transformers' own, in its Pillow form: resize to one size, mean and deviation of the training images."""
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    height, width = _median_size(images) if size is None else (size, size) if isinstance(size, int) else size
+    decoded = (pictures.decode(image, max(height, width)) for image in images)
+    pixels = np.stack([np.asarray(image.convert("RGB").resize((width, height))) for image in decoded])  # (N, H, W, 3)
+    mean = pixels.mean((0, 1, 2)) / 255
+    std = np.maximum(pixels.std((0, 1, 2)) / 255, 0.01)
+    return ViTImageProcessorPil(
+        size={"height": height, "width": width},
+        image_mean=[round(float(value), 4) for value in mean],
+        image_std=[round(float(value), 4) for value in std],
+    )
+
+
+def _median_size(images: Sequence[bytes]) -> tuple[int, int]:
+    """Height and width of the images, made smaller where one is above MAX_SIDE."""
+    sizes = [pictures.upright_size(image) for image in images]
+    height, width = (float(np.median(side)) for side in zip(*sizes, strict=True))
+    scale = min(1.0, MAX_SIDE / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def shaped_by(experiment: Experiment) -> dict[str, Any]:
+    """The samples of all our models are the same; pretrained ones have their own way to make an image ready."""
+    from importlib.metadata import version
+
+    from bigmodel import models
+
+    source = experiment.model.get("pretrained")
+    if source is None:
+        return {"pillow": version("pillow")}
+    settings = Path(models.pretrained.locate(source), "preprocessor_config.json")
+    digest = hashlib.sha256(settings.read_bytes()).hexdigest() if settings.is_file() else None
+    return {"pillow": version("pillow"), "pretrained": source, "settings": digest}
+
+
+def _pretrained_processor(source: str) -> Any:
+    from transformers import AutoImageProcessor
+
+    from bigmodel import models
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(
+            models.pretrained.locate(source), backend="pil", trust_remote_code=False
+        )
+    except (OSError, ValueError, ImportError) as e:
+        raise ConfigError(
+            f"model.pretrained: '{source}' has no image processor (preprocessor_config.json): {str(e).splitlines()[0]}"
+        ) from None
+    if len({_prepared(processor, np.zeros(shape, np.uint8)).shape for shape in ((40, 80, 3), (80, 40, 3))}) > 1:
+        raise ConfigError(f"model.pretrained: '{source}' takes images of any shape; one size for all is needed")
+    return processor
+
+
+def load_processor(path: Path, config: Any = None) -> Any:
+    from transformers import AutoImageProcessor
+
+    return AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
+
+
+def _prepared(processor: Any, image: Any) -> Any:
+    """An RGB image as the processor resizes and cuts it, (3, H, W) uint8: its values are scaled in `collate`."""
+    made = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
+    return np.asarray(made, np.uint8)
+
+
+def _shape(processor: Any) -> tuple[int, int]:
+    """Height and width of what it makes of any image."""
+    _, height, width = _prepared(processor, np.zeros((64, 64, 3), np.uint8)).shape
+    return height, width
+
+
+def encode(rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> list[Sample]:
+    """`pixels` uint8 (H * W,) of a grey image or (3 * H * W,), its `height`; `labels` where the rows have one."""
+    enough = max(_shape(processor))
+    samples: list[Sample] = []
+    for row in rows:
+        image = pictures.decode(row["image"], enough)
+        pixels = _prepared(processor, image.convert("RGB"))
+        kept = pixels[:1] if image.mode == "L" else pixels
+        sample: Sample = {"pixels": kept.reshape(-1), "height": pixels.shape[1], "width": pixels.shape[2]}
+        if "label" in row:
+            sample["labels"] = label_id(row["label"], learnt["label2id"])
+        samples.append(sample)
+    return samples
+
+
+def length(sample: Sample) -> int:
+    """Patches of 16 by 16 pixels."""
+    return max(1, int(sample["height"]) * int(sample["width"]) // PATCH)
+
+
+def examples(samples: Examples, experiment: Experiment) -> Examples:
+    return samples
+
+
+def augment(
+    sample: Sample, rng: np.random.Generator, experiment: Experiment, processor: Any, samples: Examples
+) -> Sample:
+    return augment_images.augment(sample, rng, experiment.data.augment, samples)
+
+
+def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
+    """`pixel_values` float32 (B, 3, H, W), scaled as the processor says; `labels` int64 (B,); of mixed images also
+    `others` int64 (B,), the second label, and `shares` float32 (B,), how much of the image is the first one's."""
+    import torch
+
+    height, width = samples[0]["height"], samples[0]["width"]
+    every = [sample["pixels"].reshape(-1, height, width) for sample in samples]
+    if len({len(pixels) for pixels in every}) > 1:
+        every = [np.broadcast_to(pixels, (3, height, width)) for pixels in every]
+    mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
+    if not processor.do_normalize:
+        mean, std = torch.zeros(3), torch.ones(3)
+    scale = processor.rescale_factor if processor.do_rescale else 1.0
+    factor, shift = (scale / std).view(3, 1, 1), (-mean / std).view(3, 1, 1)
+    pixels = torch.from_numpy(np.stack(every)).float()  # (B, 1 or 3, H, W)
+    batch = {"pixel_values": torch.addcmul(shift, pixels, factor)}
+    for name in ("labels", "others"):
+        if name in samples[0]:
+            batch[name] = torch.tensor([sample[name] for sample in samples])
+    if "shares" in samples[0]:
+        batch["shares"] = torch.tensor([sample["shares"] for sample in samples], dtype=torch.float32)
+    return batch
+
+
+def num_targets(batch: Mapping[str, Tensor]) -> int:
+    return len(batch["pixel_values"])
+
+
+def padded(batch: Mapping[str, Tensor]) -> int:
+    images, _, height, width = batch["pixel_values"].shape
+    return images * max(1, height * width // PATCH)
+
+
+def loss(model: Any, batch: Mapping[str, Tensor], experiment: Experiment) -> Tensor:
+    from torch.nn.functional import cross_entropy
+
+    logits = model(pixel_values=batch["pixel_values"]).logits.float()  # (B, K)
+    smoothing = experiment.train.label_smoothing
+    if "others" not in batch:
+        return cross_entropy(logits, batch["labels"], reduction="sum", label_smoothing=smoothing)
+    first, second = (
+        cross_entropy(logits, batch[name], reduction="none", label_smoothing=smoothing) for name in ("labels", "others")
+    )
+    return (batch["shares"] * first + (1 - batch["shares"]) * second).sum()
+
+
+def predict(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Answer]:
+    return text_classification.answers(model, model(pixel_values=batch["pixel_values"]).logits)
+
+
+judge = predict
+
+
+def request(processor: Any) -> type[BaseModel]:
+    from pydantic import AfterValidator, ConfigDict, Field, create_model
+
+    says = Field(
+        description="The bytes of an image file in base64.",
+        json_schema_extra={"contentEncoding": "base64", "contentMediaType": "image/*"},
+    )
+    image = Annotated[str, AfterValidator(pictures.from_base64), says]
+    return create_model("Image", __config__=ConfigDict(extra="forbid", strict=True), image=(image, ...))
+
+
+def asked(fields: Mapping[str, Any], processor: Any) -> Row:
+    pictures.header(fields["image"])
+    return dict(fields)
+
+
+def cost(row: Row, processor: Any) -> int:
+    """What the model reads of any image."""
+    size = processor.crop_size if getattr(processor, "do_center_crop", None) else processor.size
+    sides = [side for name in ("height", "width", "shortest_edge") if (side := getattr(size, name, None))]
+    return max(1, int(sides[0] * sides[-1]) // PATCH)
+
+
+def answer(processor: Any) -> type[BaseModel]:
+    from pydantic import Field, create_model
+
+    return create_model(
+        "Label",
+        label=(str, ...),
+        score=(float, Field(description="Probability of `label`.")),
+        scores=(dict[str, float], Field(description="Probability of every label.")),
+    )
