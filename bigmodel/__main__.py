@@ -122,7 +122,7 @@ def predict(
     text: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Answer this text; may be given again.")
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show which tokens decided.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show which tokens or columns decided.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     changes: Changes = None,
@@ -176,7 +176,7 @@ def demo(
 ) -> None:
     """Walk the whole path once: train, test, serve, ask.
 
-    The data comes with bigmodel: 5,000 reviews that a small grammar writes. It takes less than a minute.
+    The data comes with bigmodel, such as 5,000 reviews that a small grammar writes. It takes less than a minute.
     """
     from bigmodel import demonstration
 

@@ -33,6 +33,8 @@ from serve_app.start import serving
 
 DEMOS = {
     "text-classification": "bigmodel.demos.text_classification",
+    "tabular-classification": "bigmodel.demos.tabular_classification",
+    "tabular-regression": "bigmodel.demos.tabular_regression",
 }
 TOLERANCE = 1e-5  # between the endpoint's numbers and the command's
 

@@ -120,6 +120,21 @@ class TokenizerConfig(Section):
     """Translation: one vocabulary for both languages, whose vectors are shared; false learns one for each."""
 
 
+class TableConfig(Section):
+    types: dict[str, Literal["number", "category", "boolean", "date", "ignore"]] = {}
+    """Column -> `number`, `category`, `boolean`, `date` (ISO, such as 2024-03-31) or `ignore`, where what is inferred
+    from the training rows is not what is meant. Free text is ignored, and that is said."""
+    missing: list[str] = ["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
+    """Words that stand for a missing value."""
+    max_categories: Annotated[int, Field(ge=1, le=250)] = 100
+    """Most categories of a column, the most frequent ones; the others count as one that training never saw."""
+    bins: PositiveInt = 48
+    """Most pieces in which a number is read."""
+    binning: Literal["tree", "quantile"] = "tree"
+    """Where the pieces meet: at the splits of a decision tree that tells the label from this number alone, or so that
+    each holds as many rows."""
+
+
 class DataConfig(Section):
     train: str | list[str]
     """Training rows: a file, a list, a glob, a folder, s3://, hf://. CSV, TSV, JSON Lines, Parquet, text; also .gz."""
@@ -137,6 +152,8 @@ class DataConfig(Section):
     """The column that holds its translation."""
     label: str | None = None
     """The column that holds the label; of tabular-regression, the number."""
+    relabel: dict[str, str] = {}
+    """Label as a file has it -> label: `{"<=50K.": "<=50K"}`."""
     split: SplitConfig = SplitConfig()
     """How the training rows are shared out where `valid` or `test` names no file."""
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "text", "images"] = "auto"
@@ -156,6 +173,7 @@ class DataConfig(Section):
     tokenizer: TokenizerConfig = TokenizerConfig()
     images: ImagesConfig = ImagesConfig()
     augment: AugmentConfig = AugmentConfig()
+    table: TableConfig = TableConfig()
     cache: str | None = None
     """Folder of prepared data; `.prepared` beside the output folder if not given."""
     distributed: Literal["auto", "always", "never"] = "auto"
@@ -279,20 +297,31 @@ DEFAULT_TYPES = {
     "image-classification": "cnn",
     "translation": "transformer",
     "text-generation": "transformer",
+    "tabular-classification": "tabular_mlp",
+    "tabular-regression": "tabular_mlp",
 }
 """The model's type where an experiment names none, by task."""
 
 
 class Experiment(Section):
-    task: Literal["text-classification", "image-classification", "translation", "text-generation"]
+    task: Literal[
+        "text-classification",
+        "image-classification",
+        "translation",
+        "text-generation",
+        "tabular-classification",
+        "tabular-regression",
+    ]
     """What the model is for: text-classification and image-classification, a text or an image in and one label of a
     fixed set out; translation, a text of one language in, of another out; text-generation, a text in, what comes next
+    out; tabular-classification, a row of a table in and one label out; tabular-regression, a row in and a number
     out."""
     data: DataConfig
     """Where the rows are, which columns are read, and how."""
     model: dict[str, Any] = Field({}, validate_default=True)
     """`type` (lstm, gru, textcnn, transformer, or a model type of transformers) or `pretrained` (directory or hub
-    name), and the fields of its config. If it names neither, a textcnn for texts, a transformer for translation."""
+    name), and the fields of its config. If it names neither, a textcnn for texts, a transformer for translation, a
+    tabular_mlp for tables."""
     init: Literal["xavier", "kaiming", "orthogonal", "normal"] = "xavier"
     """Scheme of the weights that do not come from a checkpoint."""
     mup: MupConfig = MupConfig()

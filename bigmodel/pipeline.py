@@ -150,9 +150,13 @@ def evaluate(
         say(f"{quarantine.num_bad:,} rows were refused: {bad_path}")
     else:
         bad_path.unlink()
-    report = score(
-        predictor, [p.row for p in placed], lambda i: (placed[i].source, placed[i].line), training=None, say=say
-    )
+    try:
+        report = score(
+            predictor, [p.row for p in placed], lambda i: (placed[i].source, placed[i].line), training=None, say=say
+        )
+    except Refused:
+        wrong = next(item for item in readable(placed, predictor) if isinstance(item, Bad))
+        raise DataError(f"{wrong.source}:{wrong.line}: {wrong.reason}") from None
     show(report)
     if output:
         write_json(output, report)
@@ -173,15 +177,16 @@ def predict(
     """Answer rows of files, or single texts, in order: JSON Lines to `output` or to standard output."""
     if bool(files) == bool(texts):
         raise ConfigError("predict wants either files or --text 'a text to answer' (which may be given again)")
-    if explain and files:
-        raise ConfigError("--explain is for single texts: bigmodel predict MODEL --text 'a text' --explain")
     refuse_input_as_output(files, output)
     predictor = load(model, device, "fp32" if explain else precision)
     if explain:
         from bigmodel.evaluation.explain import explainer
 
         module = explainer(predictor.name)
-        explanations = module.explain(predictor, rows_of(texts, predictor))
+        if files:
+            explanations = explained_files(files, predictor, module, reading(predictor, changes))
+        else:
+            explanations = module.explain(predictor, rows_of(texts, predictor))
         if output is None:
             module.show(explanations)
             return
@@ -193,16 +198,49 @@ def predict(
             out.writelines(line(answer) for answer in predictor.predict(rows_of(texts, predictor)))
         return
     data = reading(predictor, changes)
-    wanted = {
-        role: column for role, column in predictor.task.columns(data).items() if role not in predictor.task.targets
-    }
     with writing(output) as out:
-        num_rows, num_bad = _answer(found(files, predictor, data, wanted), predictor, out)
+        num_rows, num_bad = _answer(found(files, predictor, data, asking(predictor, data)), predictor, out)
     if num_bad > data.max_bad * num_rows:
         raise DataError(
             f"{num_bad:,} of {num_rows:,} rows could not be read; the answers say why. data.max_bad allows "
             f"{data.max_bad:.2%}: mend the rows, or raise it with --set data.max_bad=1"
         )
+
+
+def explained_files(files: Sequence[str], predictor: Predictor, module: Any, data: DataConfig) -> list[dict[str, Any]]:
+    """Every row of the files with its place, its answer and what decided it. DataError at the first that cannot be."""
+    placed = []
+    for item in found(files, predictor, data, asking(predictor, data)):
+        if isinstance(item, Bad):
+            raise DataError(
+                f"{item.source}:{item.line}: {item.reason}. Mend the row; without --explain it is passed over"
+            )
+        placed.append(item)
+    explanations = module.explain(predictor, [item.row for item in placed])
+    return [
+        {"file": item.source, "line": item.line, **explanation}
+        for item, explanation in zip(placed, explanations, strict=True)
+    ]
+
+
+def asking(predictor: Predictor, data: DataConfig) -> dict[str, str]:
+    """The roles and columns of rows without targets."""
+    task = predictor.task
+    return {role: column for role, column in task.columns(data).items() if role not in task.targets}
+
+
+def readable(items: Sequence[Placed | Bad], predictor: Predictor) -> list[Placed | Bad]:
+    """The same, those that the model cannot read refused: asked where together they could not be encoded."""
+    checked: list[Placed | Bad] = []
+    for item in items:
+        try:
+            if isinstance(item, Placed):
+                predictor.encode([item.row])
+            checked.append(item)
+        except Refused as why:
+            assert isinstance(item, Placed)
+            checked.append(Bad(item.source, item.line, why.column, why.reason, ""))
+    return checked
 
 
 def _answer(items: Iterable[Placed | Bad], predictor: Predictor, out: IO[str]) -> tuple[int, int]:
@@ -211,7 +249,12 @@ def _answer(items: Iterable[Placed | Bad], predictor: Predictor, out: IO[str]) -
     began = last = time.monotonic()
     remaining = iter(items)
     while chunk := list(itertools.islice(remaining, CHUNK)):
-        answers = iter(predictor.predict([item.row for item in chunk if isinstance(item, Placed)]))
+        try:
+            samples = predictor.encode([item.row for item in chunk if isinstance(item, Placed)])
+        except Refused:
+            chunk = readable(chunk, predictor)
+            samples = predictor.encode([item.row for item in chunk if isinstance(item, Placed)])
+        answers = iter(predictor.predict_samples(samples))
         for item in chunk:
             place = {"file": item.source, "line": item.line}
             if isinstance(item, Bad):

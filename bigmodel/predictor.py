@@ -192,13 +192,15 @@ def autocast(device: str, precision: str) -> Any:
 
 
 def difference(stored: Any, found: Any, tolerance: float) -> str:
-    """What differs between two answers beyond the tolerance of its numbers; nothing if they agree."""
+    """What differs between two answers beyond the tolerance of its numbers, of those above 1 a part of them; nothing if
+    they agree."""
     if isinstance(stored, dict) and isinstance(found, dict) and stored.keys() == found.keys():
         if "scores" in stored and abs(stored["score"] - found["score"]) <= tolerance:
             return difference(stored["scores"], found["scores"], tolerance)  # of two labels as likely either may win
         return next(filter(None, (difference(stored[key], found[key], tolerance) for key in stored)), "")
     if isinstance(stored, float) and isinstance(found, float):
-        return "" if abs(stored - found) <= tolerance else f"{found:.6f} instead of {stored:.6f}"
+        far = abs(stored - found) > tolerance * max(1.0, abs(stored))
+        return f"{found:.6f} instead of {stored:.6f}" if far else ""
     return "" if stored == found else f"{found!r:.60} instead of {stored!r:.60}"
 
 
@@ -243,7 +245,7 @@ def _guess_task(path: Path) -> str:
 
     for name in tasks.TASKS:
         suffix = AUTO_CLASSES[name].removeprefix("AutoModel")
-        if any(architecture.endswith(suffix) for architecture in architectures):
+        if suffix and any(architecture.endswith(suffix) for architecture in architectures):
             return name
     raise ConfigError(
         f"{path}: bigmodel has no task for {', '.join(architectures) or 'this model'}. Tasks: {', '.join(tasks.TASKS)}"

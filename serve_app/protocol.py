@@ -55,8 +55,13 @@ class Form:
         return next(iter(self.one.model_fields)) if len(self.one.model_fields) == 1 else ""
 
     @cached_property
+    def names(self) -> list[str]:
+        """The keys of one input, as they stand in a body."""
+        return [field.alias or name for name, field in self.one.model_fields.items()]
+
+    @cached_property
     def plural(self) -> str:
-        return f"{self.bare}s" if self.bare else "inputs"
+        return f"{self.names[0]}s" if self.bare else "inputs"
 
     @cached_property
     def file(self) -> tuple[str, str]:
@@ -73,14 +78,14 @@ class Form:
 
     @cached_property
     def keys(self) -> list[str]:
-        return [*self.one.model_fields, self.plural]
+        return [*self.names, self.plural]
 
     @cached_property
     def many(self) -> type[BaseModel]:
         """The body that asks about many inputs."""
         inner: Any = self.one.model_fields[self.bare].rebuild_annotation() if self.bare else self.one
         says = f"At most {self.limits.max_inputs}. The answer is a list in the same order."
-        fields: dict[str, Any] = {self.plural: (list[inner], Field(description=says))}
+        fields: dict[str, Any] = {"listed": (list[inner], Field(alias=self.plural, description=says))}
         config = ConfigDict(extra="forbid", strict=self.one.model_config.get("strict", False))
         made: type[BaseModel] = create_model(f"Many{self.one.__name__}s", __config__=config, **fields)
         return made
@@ -96,7 +101,7 @@ class Form:
         try:
             if not many:
                 return [self.asked(dict(self.one.model_validate(tree)))], False
-            listed = getattr(self.many.model_validate(tree), self.plural)
+            listed = self.many.model_validate(tree).listed  # type: ignore[attr-defined]
             return [self.asked({self.bare: item} if self.bare else dict(item)) for item in listed], True
         except ValidationError as error:
             raise self._refused(error) from None
@@ -136,7 +141,7 @@ class Form:
         return tree
 
     def _check_number(self, tree: dict[str, Any]) -> None:
-        if tree.keys() & self.one.model_fields.keys():
+        if not tree.keys().isdisjoint(self.names):
             raise Refusal(422, "invalid_request", f"Give either one input, {self.example}, or {self.plural}, not both.")
         listed = tree[self.plural]
         if not isinstance(listed, list):
@@ -153,7 +158,7 @@ class Form:
     @cached_property
     def example(self) -> str:
         """One input, as JSON."""
-        return json.dumps({name: "..." for name in self.one.model_fields})
+        return json.dumps({name: "..." for name in self.names}, ensure_ascii=False)
 
     def _refused(self, error: ValidationError) -> Refusal:
         """pydantic's first complaint as one sentence that never repeats the person's text."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bigmodel.data import images
 from bigmodel.data.record import Bad, ReadOptions, excerpt
@@ -26,7 +27,15 @@ class Placed:
 
 def read_options(data: DataConfig) -> ReadOptions:
     names = tuple(data.columns) if data.columns is not None else None
-    return ReadOptions(data.format, data.encoding, data.delimiter, names, data.separator)
+    return ReadOptions(
+        format=data.format,
+        encoding=data.encoding,
+        delimiter=data.delimiter,
+        columns=names,
+        separator=data.separator,
+        ignored={column for column, kind in data.table.types.items() if kind == "ignore"},
+        relabel=data.relabel,
+    )
 
 
 def clean(
@@ -38,6 +47,8 @@ def clean(
         wanted = {role: role for role in wanted}
     names, rows = open_rows(source, options, None if whole else wanted.values(), groups)
     _check_columns(source, {role: column for role, column in wanted.items() if column not in (WHOLE, BLOCK)}, names)
+    if whole:
+        _check_ignored(source, options, names)
     for record in rows:
         if isinstance(record, Bad):
             yield record
@@ -48,7 +59,8 @@ def clean(
                 yield record
                 continue
         try:
-            yield Placed(task.clean(record.values, wanted), record.source, record.line)
+            values = _as_meant(record.values, wanted, options)
+            yield Placed(task.clean(values, wanted), record.source, record.line)
         except Refused as refused:
             value = record.values.get(refused.column or "", "")
             yield Bad(record.source, record.line, refused.column, refused.reason, excerpt(str(value)))
@@ -56,6 +68,24 @@ def clean(
             yield Bad(
                 record.source, record.line, missing.args[0], "the row has no such field", excerpt(str(record.values))
             )
+
+
+def _check_ignored(source: str, options: ReadOptions, names: Sequence[str]) -> None:
+    """A column to be ignored need not be there; one that is misspelt would be read."""
+    for column in sorted(set(options.ignored) - set(names)):
+        if meant := did_you_mean(column, set(names) - set(options.ignored)):
+            raise DataError(f"{source}: data.table.types ignores '{column}', but there is no such column.{meant}")
+
+
+def _as_meant(values: dict[str, Any], wanted: Mapping[str, str], options: ReadOptions) -> dict[str, Any]:
+    """Labels by the name they are to have; what is ignored is not there."""
+    if options.ignored and WHOLE in wanted.values():
+        values = {column: value for column, value in values.items() if column not in options.ignored}
+    column = wanted.get("label")
+    if options.relabel and column in values:
+        label = values[column].strip() if isinstance(values[column], str) else values[column]
+        values = {**values, column: options.relabel.get(label, label)}
+    return values
 
 
 def _check_columns(source: str, wanted: Mapping[str, str], names: Sequence[str]) -> None:

@@ -193,6 +193,8 @@ def _build(path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]
             raise DataError(f"{_named(sources)}: no row is left to train on{_held_out(experiment, counts)}")
         say(f"preparing the data: {counts['rows']:,} rows; learning labels and vocabulary")
         learnt = _fit(path, experiment, task, sources, counts)
+        for note in learnt.pop("notes", ()):
+            say(note)
         say("preparing the data: encoding")
         units = [(experiment, str(part), learnt) for part in sorted((path / "rows").iterdir())]
         with following(Progress(say, "encoding", total_rows=counts["rows"])):

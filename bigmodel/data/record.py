@@ -1,8 +1,8 @@
 """What reading a file of rows yields: a row, or why there is none."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 _byte = re.compile("[\udc00-\udcff]")
@@ -47,6 +47,10 @@ class ReadOptions:
     """Names of the columns of CSV, TSV and text files without a header."""
     separator: str | None = None
     """The line that ends a document of a text that is read in blocks."""
+    ignored: Collection[str] = ()
+    """Columns that a whole record is handed over without."""
+    relabel: Mapping[str, str] = field(default_factory=dict)
+    """Label as the file has it -> label."""
 
 
 def excerpt(text: str) -> str:

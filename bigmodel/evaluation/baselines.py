@@ -11,7 +11,7 @@ import random
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,17 +42,28 @@ class Survey:
 def survey(training: Training, contents: set[str], content: Callable[[Row], str]) -> Survey:
     labels: Counter[str] = Counter()
     known: set[str] = set()
+
+    def counted() -> Iterator[Row]:
+        for row in training():
+            labels[row["label"]] += 1
+            if (text := content(row)) in contents:
+                known.add(text)
+            yield row
+
+    rows = sample(counted())
+    return Survey(labels, known, rows)
+
+
+def sample(training: Iterable[Row]) -> list[Row]:
+    """All rows, in their order; a random choice of MAX_ROWS of them where there are more."""
     rows: list[Row] = []
     rng = random.Random(0)
-    for number, row in enumerate(training()):
-        labels[row["label"]] += 1
-        if (text := content(row)) in contents:
-            known.add(text)
+    for number, row in enumerate(training):
         if number < MAX_ROWS:
             rows.append(row)
         elif (place := rng.randint(0, number)) < MAX_ROWS:  # reservoir sampling (Vitter, 1985, algorithm R)
             rows[place] = row
-    return Survey(labels, known, rows)
+    return rows
 
 
 def majority(counts: Counter[str], wanted: Sequence[str], source: str) -> dict[str, Any]:
@@ -97,7 +108,9 @@ def fit_and_answer(rows: Sequence[Row], texts: Sequence[str], analyzer: str) -> 
     return [str(label) for label in svm.predict(vectorizer.transform(texts))]
 
 
-def compare(model: Sequence[str], baseline: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
+def compare(
+    model: Sequence[str], baseline: Sequence[str], wanted: Sequence[str], name: str = "linear"
+) -> dict[str, Any]:
     """Who is right more often, and whether by more than chance: McNemar's test on the rows only one has right."""
     only_model = sum(m == w != b for m, b, w in zip(model, baseline, wanted, strict=True))
     only_baseline = sum(b == w != m for m, b, w in zip(model, baseline, wanted, strict=True))
@@ -105,19 +118,19 @@ def compare(model: Sequence[str], baseline: Sequence[str], wanted: Sequence[str]
     ahead = only_model - only_baseline
     return {
         "only_model_right": only_model,
-        "only_linear_right": only_baseline,
+        f"only_{name.replace(' ', '_')}_right": only_baseline,
         "difference": ahead / len(wanted),
         "p": p,
-        "better": "model" if ahead > 0 else "linear" if ahead < 0 else "neither",
+        "better": "model" if ahead > 0 else name if ahead < 0 else "neither",
         "beyond_noise": p < ALPHA,
-        "statement": _statement(ahead / len(wanted), p),
+        "statement": _statement(ahead / len(wanted), p, "linear baseline" if name == "linear" else name),
     }
 
 
-def _statement(difference: float, p: float) -> str:
+def _statement(difference: float, p: float, name: str) -> str:
     if not difference:
-        return "The model and the linear baseline are right equally often."
-    first, second = ("model", "linear baseline") if difference > 0 else ("linear baseline", "model")
+        return f"The model and the {name} are right equally often."
+    first, second = ("model", name) if difference > 0 else (name, "model")
     noise = "beyond noise" if p < ALPHA else "within noise: these rows do not tell them apart"
     shown = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
     return f"The {first} is better than the {second} by {abs(difference) * 100:.2f} points, {noise} (McNemar {shown})."

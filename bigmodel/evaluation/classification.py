@@ -19,7 +19,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from bigmodel.errors import CheckpointError
-from bigmodel.evaluation import baselines, metrics
+from bigmodel.evaluation import baselines, boosting, importance, metrics
 from bigmodel.evaluation.evidence import Evidence
 from bigmodel.evaluation.layout import excerpt, heading, near, table, wide
 from bigmodel.evaluation.metrics import Counts, Floats
@@ -56,6 +56,18 @@ def analyse(evidence: Evidence) -> dict[str, Any]:
         "unknown_labels": unknown,
         "mistakes": _mistakes(evidence, losses, set(known)),
         **_beside_training(evidence, found, wanted),
+        **_of_table(evidence),
+    }
+
+
+def _of_table(evidence: Evidence) -> dict[str, Any]:
+    """What the columns of a table are worth."""
+    if evidence.predictor is None or "features" not in evidence.rows[0]:
+        return {}
+    evidence.say("shuffling columns: what each is worth")
+    return {
+        "columns": importance.describe(evidence.predictor.processor),
+        "importance": importance.importance(evidence.predictor, evidence.rows),
     }
 
 
@@ -140,10 +152,14 @@ def _beside_training(evidence: Evidence, found: Sequence[str], wanted: Sequence[
     if "text" in seen.rows[0]:
         evidence.say(f"linear baseline: TF-IDF and a linear SVM on {len(seen.rows):,} training rows")
         linear = baselines.linear(seen.rows, [row["text"] for row in rows], wanted, found)
+    trees: dict[str, Any] = {}
+    if "features" in seen.rows[0] and evidence.predictor is not None:
+        evidence.say(f"baseline: {boosting.NAME} on {len(seen.rows):,} training rows")
+        trees = {"boosting": boosting.classifier(evidence.predictor, seen.rows, rows, found)}
     new = [i for i, text in enumerate(contents) if text not in seen.known]
     right = sum(found[i] == wanted[i] for i in new)
     also = {"rows": len(rows) - len(new), "accuracy_without": right / len(new) if new else None}
-    return {"baselines": {"majority": always, "linear": linear}, "also_in_training": also}
+    return {"baselines": {"majority": always, "linear": linear, **trees}, "also_in_training": also}
 
 
 # ---- render
@@ -153,6 +169,8 @@ def render(report: Mapping[str, Any]) -> Iterator[RenderableType]:
     yield _scores(report)
     yield from _about_baselines(report["baselines"])
     yield from _notes(report)
+    if "importance" in report:
+        yield from importance.render(report)
     yield from _class_table(report["classes"])
     yield from _confusion_table(report["confusion"])
     yield from _worst(report["mistakes"], report["rows"])
@@ -167,13 +185,28 @@ def _scores(report: Mapping[str, Any]) -> RenderableType:
     if "accuracy" in linear:
         interval, f1 = _range(linear["interval"]), _score(linear["macro_f1"])
         lines.append(["linear baseline", _score(linear["accuracy"]), interval, f1, ""])
+    trees = report["baselines"].get("boosting", {})
+    if "accuracy" in trees:
+        interval, f1 = _range(trees["interval"]), _score(trees["macro_f1"])
+        lines.append([boosting.NAME, _score(trees["accuracy"]), interval, f1, ""])
     lines.append(["majority", _score(majority["accuracy"]), "", _score(majority["macro_f1"]), ""])
-    return table(["", "accuracy", "95 %", "macro-F1", "95 %"], lines, left={0, 2, 4})
+    header = ["", "accuracy", "95 %", "macro-F1", "95 %"]
+    if "auc" in scores:
+        header.append("AUC")
+        areas = {"this model": scores["auc"], boosting.NAME: trees.get("auc")}
+        lines = [[*line, "" if (area := areas.get(line[0])) is None else _score(area)] for line in lines]
+    return table(header, lines, left={0, 2, 4})
 
 
 def _about_baselines(baseline: Mapping[str, Any]) -> Iterator[RenderableType]:
     linear, majority = baseline["linear"], baseline["majority"]
-    if "accuracy" in linear:
+    if trees := baseline.get("boosting"):
+        yield Text(
+            trees["comparison"]["statement"] if "comparison" in trees else f"No {boosting.NAME}: {trees['reason']}."
+        )
+        if said := boosting.advice(trees):
+            yield Text(said, style="bold")
+    elif "accuracy" in linear:
         yield Text(linear["comparison"]["statement"])
         yield Text(
             f"Linear baseline: {linear['features']}, linear SVM; {linear['training_rows']:,} training rows, "

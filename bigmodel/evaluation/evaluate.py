@@ -50,7 +50,7 @@ def evaluate(
         "rows": len(rows),
         "metrics": predictor.task.score(answers, rows),
         **analysis(predictor.name).analyse(
-            Evidence(predictor.task, rows, place, answers, training, say, predictor.predict)
+            Evidence(predictor.task, rows, place, answers, training, say, predictor.predict, predictor)
         ),
         "truncated": _truncated(answers),
         "speed": speed,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bigmodel.tasks.base import Answer, Row, Task
+
+if TYPE_CHECKING:
+    from bigmodel.predictor import Predictor
 
 Say = Callable[[str], None]
 Place = Callable[[int], tuple[str, int]]
@@ -26,6 +30,8 @@ class Evidence:
     """Where to tell a person what takes its time."""
     ask: Ask = lambda rows: []
     """The model's answers to other rows."""
+    predictor: Predictor | None = None
+    """Who answered, to be asked more; None where the answers are all there is."""
 
     def where(self, i: int) -> dict[str, str | int]:
         file, line = self.place(i)

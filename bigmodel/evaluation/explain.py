@@ -11,7 +11,11 @@ from typing import Any
 
 from bigmodel.errors import ConfigError
 
-EXPLAINED_BY = {"text-classification": "explain_text"}
+EXPLAINED_BY = {
+    "text-classification": "explain_text",
+    "tabular-classification": "explain_table",
+    "tabular-regression": "explain_table",
+}
 
 
 def explainer(task: str) -> Any:

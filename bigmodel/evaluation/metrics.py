@@ -43,6 +43,71 @@ def log_losses(scores: Sequence[Mapping[str, float]], wanted: Sequence[str]) -> 
     return losses
 
 
+def area_under_curve(scores: Sequence[Mapping[str, float]], wanted: Sequence[str]) -> float | None:
+    """Area under the ROC curve: how often a row of a label is scored above one of another, ties counting half. Of two
+    labels one number; of more the mean over them, each against the rest. None where the rows show less than two.
+    """
+    _check_rows(scores, wanted)
+    known = list(scores[0])
+    labels = [label for label in (known[1:] if len(known) == 2 else known) if 0 < wanted.count(label) < len(wanted)]
+    if not labels:
+        return None
+    of = [_area([score[label] for score in scores], [w == label for w in wanted]) for label in labels]
+    return sum(of) / len(of)
+
+
+def _area(scores: Sequence[float], positive: Sequence[bool]) -> float:
+    """Mann & Whitney, 1947, doi:10.1214/aoms/1177730491, from mean ranks."""
+    _, kind, counts = np.unique(np.asarray(scores), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[kind]
+    hits = np.asarray(positive)
+    n = int(hits.sum())
+    return float((ranks[hits].sum() - n * (n + 1) / 2) / (n * (len(hits) - n)))
+
+
+def rmse(found: Sequence[float], wanted: Sequence[float]) -> float:
+    """Root of the mean squared distance, in the target's unit."""
+    return float(np.sqrt(np.square(distances(found, wanted)).mean()))
+
+
+def mae(found: Sequence[float], wanted: Sequence[float]) -> float:
+    """Mean absolute distance, in the target's unit."""
+    return float(np.abs(distances(found, wanted)).mean())
+
+
+def r2(found: Sequence[float], wanted: Sequence[float]) -> float:
+    """1 - squared distances / squared distances of the rows' own mean. Where all rows want one number: 0, or 1 if it
+    was found."""
+    left, spread = np.square(distances(found, wanted)).sum(), np.square(np.asarray(wanted) - np.mean(wanted)).sum()
+    return float(1 - left / spread) if spread else float(left == 0)
+
+
+def rmse_interval(found: Sequence[float], wanted: Sequence[float], **options: Any) -> tuple[float, float]:
+    """`bootstrap_interval` of `rmse`."""
+    low, high = mean_interval(np.square(distances(found, wanted)), **options)
+    return math.sqrt(low), math.sqrt(high)
+
+
+def r2_interval(found: Sequence[float], wanted: Sequence[float], **options: Any) -> tuple[float, float]:
+    """`bootstrap_interval` of `r2`, the mean of the rows drawn anew each time."""
+    left, target = np.square(distances(found, wanted)), np.asarray(wanted, np.float64)
+    target = target - target.mean()
+
+    def statistic(drawn: Floats) -> Floats:
+        spread = drawn @ np.square(target) - np.square(drawn @ target) / len(target)
+        share: Floats = np.divide(drawn @ left, spread, where=spread > 0, out=np.ones(len(drawn)))
+        return 1 - share
+
+    return bootstrap_interval(statistic, np.ones(len(target), np.int64), **options)
+
+
+def distances(found: Sequence[float], wanted: Sequence[float]) -> Floats:
+    """Found less wanted: (N,)."""
+    _check_rows(found, wanted)
+    apart: Floats = np.asarray(found, np.float64) - np.asarray(wanted, np.float64)
+    return apart
+
+
 def confusion(found: Sequence[str], wanted: Sequence[str], labels: Sequence[str]) -> Counts:
     """How often each label was wanted (row) and found (column): (K, K). KeyError for a label not in `labels`."""
     _check_rows(found, wanted)

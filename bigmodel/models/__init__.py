@@ -17,6 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+from transformers.models.auto.feature_extraction_auto import AutoFeatureExtractor
 
 from bigmodel.models import positions, pretrained
 from bigmodel.models.cnn import CNNForImageClassification
@@ -34,6 +35,8 @@ from bigmodel.models.fields import (
 from bigmodel.models.rnn import GRUForSequenceClassification, LSTMForSequenceClassification
 from bigmodel.models.rnn_lm import GRUForCausalLM, LSTMForCausalLM
 from bigmodel.models.small_images import resnet_defaults, vit_defaults
+from bigmodel.models.table_processor import TableProcessor
+from bigmodel.models.tabular import FTTransformerModel, TabularMLPModel, TabularModel
 from bigmodel.models.textcnn import TextCNNForSequenceClassification
 from bigmodel.models.transformer import encoder_defaults, translator_defaults
 
@@ -50,6 +53,8 @@ OURS: tuple[type[PreTrainedModel], ...] = (
     LSTMForCausalLM,
     GRUForCausalLM,
     CNNForImageClassification,
+    TabularMLPModel,
+    FTTransformerModel,
 )
 Default = tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]
 DEFAULTS: dict[str, dict[str, Default]] = {
@@ -65,6 +70,7 @@ EXAMPLE: dict[str, Any] = {
     "decoder_vocab_size": 64, "decoder_start_token_id": 2, "forced_eos_token_id": 3,
     "id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1},
     "image_size": 28, "num_channels": 3,
+    "bins": [[0.0, 1.0, 2.0], [0.0, 1.0]], "cardinalities": [3, 4],
 }  # fmt: skip
 """What data may teach; to build a model for its shapes alone."""
 
@@ -73,6 +79,8 @@ AUTO_CLASSES = {
     "image-classification": "AutoModelForImageClassification",
     "translation": "AutoModelForSeq2SeqLM",
     "text-generation": "AutoModelForCausalLM",
+    "tabular-classification": "AutoModel",  # transformers has no class for tables
+    "tabular-regression": "AutoModel",
 }
 
 PADDING_SHOWS = {"canine", "convbert", "fnet", "funnel", "nystromformer", "xlnet", "yoso"}
@@ -86,14 +94,22 @@ def auto_class(task: str) -> Any:
 
 def architectures(task: str) -> list[str]:
     """Our names for what can do a task: a model type of transformers can be named besides."""
-    supported = auto_class(task)._model_mapping
+    supported = _supported(task)
     own = [_config_of(model) for model in OURS]
     return [*(config.model_type for config in own if config in supported), *DEFAULTS.get(task, {})]
 
 
+def _supported(task: str) -> Any:
+    """Config class -> model class, of what can do the task. AutoModel opens anything: of that, ours for tables."""
+    if AUTO_CLASSES[task] != "AutoModel":
+        return auto_class(task)._model_mapping
+    return {_config_of(model): model for model in OURS if issubclass(model, TabularModel)}
+
+
 def register(model: type[PreTrainedModel]) -> None:
     """Make a model of ours known to AutoConfig and its Auto class, and let its source travel with what it saves."""
-    auto = "AutoModelFor" + model.__name__.partition("For")[2]
+    _, forms, purpose = model.__name__.partition("For")
+    auto = f"AutoModel{forms}{purpose}"
     config = _config_of(model)
     AutoConfig.register(config.model_type, config, exist_ok=True)
     getattr(transformers, auto).register(config, model, exist_ok=True)
@@ -101,8 +117,16 @@ def register(model: type[PreTrainedModel]) -> None:
     model.register_for_auto_class(auto)
 
 
+def register_tables(model: type[PreTrainedModel]) -> None:
+    """Let AutoFeatureExtractor open the processor of a model for tables, and its source travel with what it saves."""
+    AutoFeatureExtractor.register(_config_of(model), TableProcessor, exist_ok=True)
+    TableProcessor.register_for_auto_class()  # type: ignore[no-untyped-call]
+
+
 for _model in OURS:
     register(_model)
+    if issubclass(_model, TabularModel):
+        register_tables(_model)
 
 
 def is_ours(model: Mapping[str, Any]) -> bool:
@@ -170,7 +194,7 @@ def _taught(config_class: type[PreTrainedConfig], learnt: Mapping[str, Any]) -> 
     if "max_length" in learnt:
         rows = positions.table_size(config_class.model_type, learnt["max_length"], learnt["pad_token_id"])
         taught["max_position_embeddings"] = rows
-    names = own_fields(config_class) | set(config_class.attribute_map) | {"id2label", "label2id"}
+    names = own_fields(config_class) | set(config_class.attribute_map) | {"id2label", "label2id", "problem_type"}
     return {name: value for name, value in taught.items() if name in names}
 
 
@@ -178,13 +202,16 @@ def _config_class(name: str, task: str) -> type[PreTrainedConfig]:
     """The config class of a type that can do the task; ModelError otherwise."""
     defaults, ours = DEFAULTS.get(task, {}), architectures(task)
     model_type = defaults[name][0] if name in defaults else name
-    supported = auto_class(task)._model_mapping
+    supported = _supported(task)
+    others = [config.model_type for config in supported.keys()]
+    more = ", or a model type of transformers" if len(others) > len(ours) else ""
     if model_type not in CONFIG_MAPPING:
-        hint = suggest(name, ours) or suggest(name, supported._model_mapping)
-        raise ModelError(f"model has no type '{name}'.{hint} Types: {', '.join(ours)}, or a model type of transformers")
+        hint = suggest(name, ours) or suggest(name, others)
+        raise ModelError(f"model has no type '{name}'.{hint} Types: {', '.join(ours)}{more}")
     config_class: type[PreTrainedConfig] = CONFIG_MAPPING[model_type]
     if config_class not in supported:
-        raise ModelError(f"model.type {name} has no form for {task}. Types that have: {', '.join(ours)}, bert ...")
+        some = ", bert ..." if more else ""
+        raise ModelError(f"model.type {name} has no form for {task}. Types that have: {', '.join(ours)}{some}")
     _refuse_padding_shows(config_class, f"model.type {name}")
     return config_class
 
@@ -217,7 +244,7 @@ def _why_not(model: Mapping[str, Any], task: str) -> str | None:
 def _pretrained_config(source: str, task: str) -> type[PreTrainedConfig]:
     """The config class of a checkpoint that can do the task; ModelError otherwise."""
     config = pretrained.read_config(source)
-    if type(config) not in auto_class(task)._model_mapping:
+    if type(config) not in _supported(task):
         raise ModelError(f"model.pretrained: {source} is a {config.model_type}, which has no form for {task}")
     _refuse_padding_shows(type(config), f"model.pretrained: {source} is a {config.model_type}, which")
     return type(config)

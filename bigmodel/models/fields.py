@@ -22,6 +22,8 @@ LEARNT = {
     "decoder_vocab_size": "the training data", "decoder_start_token_id": "the tokenizer",
     "forced_eos_token_id": "the tokenizer", "share_encoder_decoder_embeddings": "data.tokenizer.joint",
     "image_size": "data.images.size", "num_channels": "the images",
+    "bins": "the training data", "cardinalities": "the training data", "target_mean": "the training data",
+    "target_std": "the training data",
 }  # fmt: skip
 """Fields that no experiment sets, and what they follow from."""
 LEAST = {

@@ -12,6 +12,8 @@ TASKS = {
     "translation": "bigmodel.tasks.translation",
     "text-generation": "bigmodel.tasks.text_generation",
     "image-classification": "bigmodel.tasks.image_classification",
+    "tabular-classification": "bigmodel.tasks.tabular_classification",
+    "tabular-regression": "bigmodel.tasks.tabular_regression",
 }
 
 

@@ -74,7 +74,8 @@ class Task(Protocol):
         """What two duplicates must agree on."""
 
     def fit(self, rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any, dict[str, Any]]:
-        """Training rows (iterable as often as wanted) -> processor, learnt fields of the model's config."""
+        """Training rows (iterable as often as wanted) -> processor, learnt fields of the model's config; `notes` among
+        them are lines to be said."""
 
     def shaped_by(self, experiment: Experiment) -> dict[str, Any]:
         """What of the experiment, beside its data section, shapes processor and samples: part of the fingerprint."""

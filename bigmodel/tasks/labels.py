@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bigmodel.errors import DataError
-from bigmodel.tasks.base import Refused
+from bigmodel.tasks.base import Answer, Refused
 from bigmodel.tasks.tokenizer import normalize
 
 SHOWN = 20  # labels in a message
@@ -43,8 +43,30 @@ def label_id(label: str, label2id: Mapping[str, int]) -> int:
     if number is None:
         more = f" and {len(label2id) - SHOWN:,} more" if len(label2id) > SHOWN else ""
         some = ", ".join(list(label2id)[:SHOWN]) + more
-        raise Refused(f"label '{label}' does not occur in the training rows. Known: {some}", "label")
+        raise Refused(
+            f"label '{label}' does not occur in the training rows. Known: {some}{_meant(label, label2id)}", "label"
+        )
     return int(number)
+
+
+def answers(logits: Any, id2label: Mapping[int, str]) -> list[Answer]:
+    """Logits (B, K) -> label, score and the scores of all labels, a row each."""
+    names = [id2label[i] for i in range(logits.shape[-1])]
+    found: list[Answer] = []
+    for row in logits.float().softmax(-1).tolist():
+        best = max(range(len(row)), key=row.__getitem__)
+        found.append({"label": names[best], "score": row[best], "scores": dict(zip(names, row, strict=True))})
+    return found
+
+
+def _meant(label: str, known: Iterable[str]) -> str:
+    """What to do where it is nearly one of those that are known; nothing if it is not."""
+    close = next((name for name in known if _bare(name) == _bare(label)), None)
+    return f". If it is the same as '{close}', say so: data.relabel={{'{label}': '{close}'}}" if close else ""
+
+
+def _bare(label: str) -> str:
+    return label.strip(" .;,'\"").casefold()
 
 
 def _by_number(label: str) -> tuple[int, float, str]:

@@ -13,7 +13,7 @@ from bigmodel.errors import ConfigError
 from bigmodel.evaluation.metrics import accuracy, log_loss, macro_f1
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment as tokens
-from bigmodel.tasks import tokenizer
+from bigmodel.tasks import labels, tokenizer
 from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
 from bigmodel.tasks.labels import clean_label, fit_labels, label_id
 
@@ -221,13 +221,7 @@ def predict(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Ans
 
 def answers(model: Any, logits: Tensor) -> list[Answer]:
     """Logits (B, K) -> label, its score, the scores of all, for each row."""
-    names = [model.config.id2label[i] for i in range(logits.shape[-1])]
-    probabilities = logits.float().softmax(-1).tolist()
-    found: list[Answer] = []
-    for row in probabilities:
-        best = max(range(len(row)), key=row.__getitem__)
-        found.append({"label": names[best], "score": row[best], "scores": dict(zip(names, row, strict=True))})
-    return found
+    return labels.answers(logits, model.config.id2label)
 
 
 judge = predict

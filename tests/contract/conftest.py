@@ -64,8 +64,17 @@ def predictor(run) -> Predictor:
 
 
 @pytest.fixture(scope="session")
-def questions(experiment) -> Rows:
+def bodies(experiment) -> Rows:
+    """What the member's file asks, as requests and strangers have it."""
     return asked_in(experiment)
+
+
+@pytest.fixture(scope="session")
+def questions(bodies, predictor) -> Rows:
+    """The same as rows of the task."""
+    task, processor = predictor.task, predictor.processor
+    request = task.request(processor)
+    return [task.asked(dict(request.model_validate(body)), processor) for body in bodies]
 
 
 @pytest.fixture(scope="session")

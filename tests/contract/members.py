@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from bigmodel import tasks
 from bigmodel.data.clean import read_options
 from bigmodel.data.sources import open_rows
 from bigmodel.experiment import Experiment, TokenizerConfig
+from bigmodel.tasks.base import WHOLE
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,12 @@ class Member:
 
 
 def asked_in(experiment: Experiment) -> list[dict[str, Any]]:
-    """What the rows of a member's file ask, as they stand there: role -> value, without the targets."""
+    """What the rows of a member's file ask, as they stand there and in a request, without the targets: role -> value,
+    or column -> value of a table."""
     task, data = tasks.get(experiment.task), experiment.data
+    wanted = task.columns(data)
+    if WHOLE in wanted.values():
+        return [row for row, _ in read_tables(Path(str(data.train)), wanted["label"])]
     asked = {role: column for role, column in task.columns(data).items() if role not in task.targets}
     assert isinstance(data.train, str)
     _, records = open_rows(data.train, read_options(data))
@@ -76,6 +82,37 @@ def write_texts(file: Path) -> None:
     rows[23][0] = " ".join("".join(rng.choices(syllables, k=2)) for _ in range(40))
     with open(file, "w", encoding="utf-8", newline="") as out:
         csv.writer(out).writerows([["review", "stars"], *rows])
+
+
+def write_table(file: Path, label: Callable[[random.Random, int], Any]) -> None:
+    """24 rows of every kind of column, some of them empty, with a target at random, to be learnt by heart."""
+    rng = random.Random(0)
+    with open(file, "w", encoding="utf-8") as out:
+        for number in range(24):
+            row = {
+                "age (years)": rng.choice([None, rng.randint(18, 90), rng.uniform(18, 90)]),
+                "income": rng.lognormvariate(10, 2),
+                "city": rng.choice(["Lyon", "北京", "Rome", None]),
+                "class": rng.choice("abcdef"),
+                "member": rng.random() < 0.5,
+                "since": f"20{rng.randint(10, 23)}-0{rng.randint(1, 9)}-{rng.randint(10, 28)}",
+                "target": label(rng, number),
+            }
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_labels(file: Path) -> None:
+    write_table(file, lambda rng, number: ("good", "très bien", "坏")[number % 3])
+
+
+def write_numbers(file: Path) -> None:
+    write_table(file, lambda rng, number: rng.gauss(0, 1))
+
+
+def read_tables(file: Path, label: str) -> list[tuple[dict[str, Any], Any]]:
+    """Rows of JSON Lines without the target, and the target."""
+    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    return [({name: value for name, value in row.items() if name != label}, row[label]) for row in rows]
 
 
 def tiny_bert(folder: Path) -> str:
@@ -104,8 +141,14 @@ NGRAMS = {"ngram_orders": [1, 2], "ngram_buckets": 500, "ngram_size": 16}
 READ = {"text": "review", "label": "stars", "max_length": 20, "tokenizer": {"min_frequency": 1}}
 WORK = {
     "text-classification": Work(write_texts, "texts.csv", READ),
+    "tabular-classification": Work(write_labels, "labels.jsonl", {"label": "target"}),
+    "tabular-regression": Work(write_numbers, "numbers.jsonl", {"label": "target"}),
 }
 TEXT = "text-classification"
+LABELS, NUMBERS = "tabular-classification", "tabular-regression"
+PERCEPTRON = {"embedding_size": 8, "hidden_size": 32, "dropout": 0.0}
+COLUMNS = {"embedding_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+           "attention_dropout": 0.0, "dropout": 0.0}  # fmt: skip
 MEMBERS = [
     Member("lstm", TEXT, {"type": "lstm", "num_hidden_layers": 2, **RECURRENT}),
     Member("gru", TEXT, {"type": "gru", "pooling": "last", **RECURRENT}),
@@ -113,5 +156,9 @@ MEMBERS = [
     Member("textcnn with n-grams", TEXT, {"type": "textcnn", **CONVOLUTIONS, **NGRAMS}),
     Member("textcnn with votes", TEXT, {"type": "textcnn", **CONVOLUTIONS, **NGRAMS, "ngram_size": 0}),
     Member("transformer", TEXT, {"type": "transformer", **ENCODER}),
+    Member("perceptron", LABELS, {"type": "tabular_mlp", **PERCEPTRON}),
+    Member("columns as tokens", LABELS, {"type": "ft_transformer", **COLUMNS}),
+    Member("perceptron", NUMBERS, {"type": "tabular_mlp", **PERCEPTRON}),
+    Member("columns as tokens", NUMBERS, {"type": "ft_transformer", **COLUMNS}),
     Member("pretrained", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0}),
 ]

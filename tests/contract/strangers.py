@@ -19,7 +19,34 @@ def classify_texts(path: str, rows: list[dict[str, Any]], **trust: bool) -> list
     return [dict(classify(row["text"])[0]) for row in rows]
 
 
-USES = {"text-classification": classify_texts}
+def read_tables(path: str, rows: list[dict[str, Any]], **trust: bool) -> tuple[Any, Any]:
+    """Logits of each row, and the config that says what they are of."""
+    from transformers import AutoFeatureExtractor, AutoModel
+
+    processor = AutoFeatureExtractor.from_pretrained(path, **trust)
+    model = AutoModel.from_pretrained(path, **trust).eval()
+    return model(**processor(rows)).logits, model.config
+
+
+def classify_tables(path: str, rows: list[dict[str, Any]], **trust: bool) -> list[dict[str, Any]]:
+    logits, config = read_tables(path, rows, **trust)
+    scores, best = logits.softmax(-1).max(-1)
+    return [
+        {"label": config.id2label[label], "score": score}
+        for label, score in zip(best.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+def predict_numbers(path: str, rows: list[dict[str, Any]], **trust: bool) -> list[dict[str, Any]]:
+    logits, _ = read_tables(path, rows, **trust)
+    return [{"prediction": number} for number in logits[:, 0].tolist()]
+
+
+USES = {
+    "text-classification": classify_texts,
+    "tabular-classification": classify_tables,
+    "tabular-regression": predict_numbers,
+}
 
 
 def main() -> None:

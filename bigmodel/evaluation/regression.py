@@ -1,0 +1,145 @@
+"""What a report says of a task that answers with a number.
+
+analyse   answers and rows -> the report's keys of this kind of task
+render    those keys -> what a person reads
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import RenderableType
+from rich.text import Text
+
+from bigmodel.errors import CheckpointError
+from bigmodel.evaluation import boosting, importance, metrics
+from bigmodel.evaluation.baselines import sample
+from bigmodel.evaluation.evidence import Evidence
+from bigmodel.evaluation.layout import heading, near, table
+
+WORST = 10
+
+
+# ---- analyse
+
+
+def analyse(evidence: Evidence) -> dict[str, Any]:
+    rows, answers = evidence.rows, evidence.answers
+    found, wanted = [answer["prediction"] for answer in answers], [row["label"] for row in rows]
+    _check_numbers(evidence, found)
+    apart = metrics.distances(found, wanted)
+    return {
+        "intervals": {
+            "rmse": list(metrics.rmse_interval(found, wanted)),
+            "mae": list(metrics.mean_interval(np.abs(apart))),
+            "r2": list(metrics.r2_interval(found, wanted)),
+        },
+        "bias": float(apart.mean()),
+        "mistakes": _worst_of(evidence, apart),
+        **_beside_training(evidence, found, wanted),
+        **_of_table(evidence),
+    }
+
+
+def _check_numbers(evidence: Evidence, found: Sequence[float]) -> None:
+    broken = np.flatnonzero(~np.isfinite(found))
+    if len(broken):
+        file, line = evidence.place(int(broken[0]))
+        raise CheckpointError(
+            f"{file}:{line}: the model answers this row with no number: its weights are damaged, or the precision does "
+            "not suit it (try --precision fp32)"
+        )
+
+
+def _worst_of(evidence: Evidence, apart: metrics.Floats) -> list[dict[str, Any]]:
+    worst = np.argsort(-np.abs(apart), kind="stable")[:WORST].tolist()
+    return [
+        {
+            **evidence.where(i),
+            "wanted": evidence.rows[i]["label"],
+            "found": evidence.answers[i]["prediction"],
+            "distance": float(apart[i]),
+        }
+        for i in worst
+    ]
+
+
+def _beside_training(evidence: Evidence, found: Sequence[float], wanted: Sequence[float]) -> dict[str, Any]:
+    """What the training rows add: the baselines learnt from them, and which of the tested rows stand among them."""
+    content = evidence.task.content
+    contents = [content(row) for row in evidence.rows]
+    training = sample(evidence.training() if evidence.training else [])
+    mean = float(np.mean([row["label"] for row in training] or wanted))
+    source = "the training rows" if training else "the tested rows"
+    constant = {"of": source, "value": mean, **_scores_of([mean] * len(wanted), wanted)}
+    trees: dict[str, Any] = {"reason": "the training rows are not at hand"}
+    also = None
+    if training and evidence.predictor is not None:
+        evidence.say(f"baseline: {boosting.NAME} on {len(training):,} training rows")
+        trees = boosting.regressor(evidence.predictor, training, evidence.rows, found)
+        known = set(map(content, training))
+        also = {"rows": sum(text in known for text in contents)}
+    return {"baselines": {"mean": constant, "boosting": trees}, "also_in_training": also}
+
+
+def _scores_of(found: Sequence[float], wanted: Sequence[float]) -> dict[str, float]:
+    return {
+        "rmse": metrics.rmse(found, wanted), "mae": metrics.mae(found, wanted), "r2": metrics.r2(found, wanted)
+    }  # fmt: skip
+
+
+def _of_table(evidence: Evidence) -> dict[str, Any]:
+    if evidence.predictor is None or "features" not in evidence.rows[0]:
+        return {}
+    evidence.say("shuffling columns: what each is worth")
+    return {
+        "columns": importance.describe(evidence.predictor.processor),
+        "importance": importance.importance(evidence.predictor, evidence.rows),
+    }
+
+
+# ---- render
+
+
+def render(report: Mapping[str, Any]) -> Iterator[RenderableType]:
+    yield _scores(report)
+    trees, mean = report["baselines"]["boosting"], report["baselines"]["mean"]
+    if "comparison" in trees:
+        yield Text(trees["comparison"]["statement"])
+        if said := boosting.advice(trees):
+            yield Text(said, style="bold")
+    else:
+        yield Text(f"There is no {boosting.NAME}: {trees['reason']}.")
+    yield Text(f"Mean: always {mean['value']:.6g}, as {mean['of']} have on average.")
+    yield Text(f"The answers are {report['bias']:+.4g} off on average.")
+    if also := report["also_in_training"]:
+        yield Text(f"{also['rows']:,} of the tested rows also stand in the training rows.")
+    if "importance" in report:
+        yield from importance.render(report)
+    yield heading("farthest off")
+    for one in report["mistakes"]:
+        yield Text(
+            f"{near(one['file'])}:{one['line']}  wanted {one['wanted']:.6g}, found {one['found']:.6g}", overflow="fold"
+        )
+
+
+def _scores(report: Mapping[str, Any]) -> RenderableType:
+    scores, intervals = report["metrics"], report["intervals"]
+    trees, mean = report["baselines"]["boosting"], report["baselines"]["mean"]
+    own = ["this model"]
+    for name in ("rmse", "mae", "r2"):
+        low, high = intervals[name]
+        own += [f"{scores[name]:.4g}", f"{low:.4g} to {high:.4g}"]
+    lines = [own]
+    if "rmse" in trees:
+        lines.append(_line(boosting.NAME, trees))
+    lines.append(_line("mean", mean))
+    return table(["", "RMSE", "95 %", "MAE", "95 %", "R2", "95 %"], lines, left={0, 2, 4, 6})
+
+
+def _line(name: str, scores: Mapping[str, Any]) -> list[str]:
+    interval = scores.get("interval")
+    shown = f"{interval[0]:.4g} to {interval[1]:.4g}" if interval else ""
+    return [name, f"{scores['rmse']:.4g}", shown, f"{scores['mae']:.4g}", "", f"{scores['r2']:.4g}", ""]

@@ -1,0 +1,167 @@
+"""What the training rows teach of a table's columns: kinds, missing values, categories, how numbers are spread."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigmodel.errors import ConfigError, DataError, did_you_mean
+from bigmodel.experiment import TableConfig
+from bigmodel.models import table_processor as cells
+from bigmodel.models.table_processor import TableProcessor
+
+POINTS = 256  # at most, of the map from a number to its quantile
+MOSTLY = 0.9  # a column of so many numbers is meant to hold numbers
+LONG = 60  # characters on average: no name of a category
+WORDS = {"true", "false", "yes", "no", "t", "f", "y", "n"}  # of booleans; 0 and 1 are numbers
+
+
+class NotLearnt(Exception):
+    """Why a column says nothing that a model could use."""
+
+
+def learn(records: Sequence[Mapping[str, Any]], table: TableConfig) -> TableProcessor:
+    """The processor of a table with these training rows. ConfigError, DataError."""
+    names = list(dict.fromkeys(name for record in records for name in record))
+    for name in table.types.keys() - set(names):
+        if table.types[name] != "ignore":
+            raise ConfigError(
+                f"data.table.types names '{name}', but there is no such column.{did_you_mean(name, names)} "
+                f"Columns: {', '.join(names)}"
+            )
+    columns, ignored = [], {}
+    for name in names:
+        values = [cells.nothing(record.get(name), table.missing) for record in records]
+        try:
+            columns.append(column(name, values, table))
+        except NotLearnt as why:
+            ignored[name] = str(why)
+    if not columns:
+        reasons = ", ".join(f"{name} {reason}" for name, reason in ignored.items())
+        raise DataError(f"no column is left to learn from{': ' if reasons else ''}{reasons}")
+    return TableProcessor(columns, ignored, table.missing)
+
+
+def column(name: str, values: Sequence[Any], table: TableConfig) -> dict[str, Any]:
+    """What is learnt of one column: see TableProcessor."""
+    known = [value for value in values if value is not None]
+    if not known:
+        raise NotLearnt("is empty")
+    asked = table.types.get(name)
+    kind = asked or infer(name, known, table)
+    learnt = {"name": name, "kind": kind, "missing": len(known) < len(values)}
+    try:
+        if kind == "number":
+            learnt |= {"parts": [part(cells.floats(known, name))]}
+        elif kind == "date":
+            learnt |= {"parts": [part(of) for of in cells.dates(known, name)]}
+        else:
+            learnt |= {"categories": categories(name, known, kind, table.max_categories)}
+    except ValueError as why:
+        raise DataError(f"{why}. data.table.types says that it is a {kind}") from None
+    if not learnt["missing"] and constant(learnt):
+        raise NotLearnt("is the same in all training rows")
+    return learnt | {"example": example(learnt, known)}
+
+
+def infer(name: str, known: Sequence[Any], table: TableConfig) -> str:
+    """The kind of a column with these values; NotLearnt of free text."""
+    if all(isinstance(value, bool) or str(value).lower() in WORDS for value in known):
+        return "boolean"
+    numbers = [value for value in known if cells.is_number(value)]
+    if len(numbers) == len(known):
+        return "number"
+    if all(isinstance(value, str) and "-" in value and cells.date(value) for value in known):
+        return "date"
+    different = len(set(map(cells.category, known)))
+    if different <= table.max_categories:
+        return "category"
+    if len(numbers) >= MOSTLY * len(known):
+        wrong = next(value for value in known if not cells.is_number(value))
+        raise DataError(
+            f"column '{name}' holds numbers but for {len(known) - len(numbers):,} of {len(known):,} values, such as "
+            f"{wrong!r:.60}. Name what stands for nothing in data.table.missing, or say what the column is: "
+            f"data.table.types={{{name}: category}}"
+        )
+    if different > len(known) / 2 or statistics.fmean(len(str(value)) for value in known) > LONG:
+        raise NotLearnt(f"looks like free text: {different:,} different values in {len(known):,} rows")
+    return "category"
+
+
+def categories(name: str, known: Sequence[Any], kind: str, most: int) -> list[str]:
+    """The most frequent ones, the more frequent first."""
+    if kind == "boolean":
+        cells.category_codes(known, {"name": name, "kind": kind, "categories": []})
+        known = [cells.BOOLEANS[cells.category(value).lower()] for value in known]
+    counts = Counter(map(cells.category, known))
+    return sorted(counts, key=lambda word: (-counts[word], word))[:most]
+
+
+def part(values: NDArray[np.float64]) -> dict[str, Any]:
+    """The median, and points of the map that makes these numbers standard normal: each value goes to the normal
+    quantile of its mean rank, so ties stay together, and the rest lies on lines between them."""
+    x, counts = np.unique(values, return_counts=True)
+    ranks = (np.cumsum(counts) - counts / 2) / len(values)
+    if len(x) > POINTS:
+        at = np.searchsorted(ranks, np.linspace(ranks[0], ranks[-1], POINTS)).clip(0, len(x) - 1)
+        at = np.unique([0, *at, len(x) - 1])
+    else:
+        at = np.arange(len(x))
+    normal = statistics.NormalDist()
+    z = np.array([normal.inv_cdf(rank) for rank in ranks[at]])
+    spread = np.interp(x, x[at], z)
+    mean = np.average(spread, weights=counts)
+    deviation = np.sqrt(np.average((spread - mean) ** 2, weights=counts)) or 1.0
+    return {"median": float(np.median(values)), "x": x[at].tolist(), "z": ((z - mean) / deviation).tolist()}
+
+
+def constant(learnt: Mapping[str, Any]) -> bool:
+    if "parts" in learnt:
+        return all(len(part["x"]) == 1 for part in learnt["parts"])
+    return len(learnt["categories"]) == 1
+
+
+def example(learnt: Mapping[str, Any], known: Sequence[Any]) -> Any:
+    """A typical value as a request would have it: the median, the most frequent category, the earliest date."""
+    if learnt["kind"] == "number":
+        median = learnt["parts"][0]["median"]
+        return int(median) if median.is_integer() else median
+    if learnt["kind"] == "boolean":
+        return bool(learnt["categories"][0] == "true")
+    return min(known) if learnt["kind"] == "date" else learnt["categories"][0]
+
+
+def edges(z: NDArray[Any], targets: Sequence[Any], table: TableConfig, regression: bool) -> list[list[float]]:
+    """Where the pieces of each number begin and end: numbers (rows, N), NaN where missing -> N lists, ascending."""
+    wanted = np.asarray(targets)
+    return [_edges(of[~np.isnan(of)], wanted[~np.isnan(of)], table, regression) for of in z.T]
+
+
+def _edges(z: NDArray[Any], targets: NDArray[Any], table: TableConfig, regression: bool) -> list[float]:
+    z = z.astype(np.float64)
+    if table.binning == "quantile":
+        inner = np.quantile(z, np.linspace(0, 1, table.bins + 1)[1:-1])
+    else:
+        inner = splits(z, targets, table.bins, regression)
+    found = [float(z.min())]
+    for edge in [*sorted(inner.tolist()), float(z.max())]:
+        if edge - found[-1] > 1e-5:
+            found.append(edge)
+    return found if len(found) > 1 else [found[0] - 0.5, found[0] + 0.5]
+
+
+def splits(z: NDArray[Any], targets: NDArray[Any], most: int, regression: bool) -> NDArray[Any]:
+    """Thresholds of a decision tree with this one input (Gorishniy et al., 2022, section 3.2.2)."""
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+    if most < 2:
+        return np.empty(0)
+    make: Any = DecisionTreeRegressor if regression else DecisionTreeClassifier
+    tree = make(max_leaf_nodes=most, min_samples_leaf=max(1, min(64, len(z) // 100)), random_state=0)
+    structure = tree.fit(z[:, None], targets).tree_
+    return np.asarray(structure.threshold[structure.feature >= 0])

@@ -1,0 +1,148 @@
+"""Tables: what is inferred of a column, what a row becomes, which rows and files are refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bigmodel import pipeline
+from bigmodel.errors import ConfigError, DataError
+from bigmodel.experiment import TableConfig, change
+from bigmodel.models.table_processor import TableProcessor
+from bigmodel.tasks.columns import learn
+from bigmodel.training.fit import fit
+
+COLUMNS = {  # name -> values, and the kind that they are of; None is not read
+    "words": (["a", "b", "a", ""] * 50, "category"),
+    "numbers": ([1, "2.5", None, "1e3"] * 50, "number"),
+    "truths": (["yes", "no", "Yes", "NA"] * 50, "boolean"),
+    "days": (["2024-03-31", "1999-01-01T12:00:00+02:00", "?", "2000-02-29"] * 50, "date"),
+    "names": ([f"name {i}" for i in range(200)], None),
+    "constant": (["x"] * 200, None),
+    "empty": ([""] * 200, None),
+}
+
+
+def records() -> list[dict]:
+    return [{name: values[i] for name, (values, _) in COLUMNS.items()} for i in range(200)]
+
+
+def test_the_kind_of_a_column_is_inferred_and_what_is_not_read_says_why():
+    found = learn(records(), TableConfig())
+    assert {column["name"]: column["kind"] for column in found.columns} == {
+        name: kind for name, (_, kind) in COLUMNS.items() if kind
+    }
+    assert {name: why.split(":")[0] for name, why in found.ignored.items()} == {
+        "names": "looks like free text",
+        "constant": "is the same in all training rows",
+        "empty": "is empty",
+    }
+
+
+def test_a_kind_that_is_named_wins_and_a_name_that_is_none_is_refused():
+    found = learn(records(), TableConfig(types={"numbers": "category"}))
+    assert next(c for c in found.columns if c["name"] == "numbers")["categories"] == ["1", "1e3", "2.5"]
+    with pytest.raises(ConfigError, match="names 'number', but there is no such column. Did you mean 'numbers'"):
+        learn(records(), TableConfig(types={"number": "category"}))
+    with pytest.raises(DataError, match="column 'words' holds numbers; found 'a'.*says that it is a number"):
+        learn(records(), TableConfig(types={"words": "number"}))
+
+
+def test_a_column_of_numbers_with_a_few_words_asks_what_they_are():
+    rows = [{"age": str(i)} for i in range(200)] + [{"age": "unknown"}]
+    with pytest.raises(DataError, match=r"holds numbers but for 1 of 201 values, such as 'unknown'.*table.missing"):
+        learn(rows, TableConfig())
+    assert learn(rows, TableConfig(missing=["unknown"])).columns[0]["kind"] == "number"
+
+
+def test_numbers_however_skewed_become_standard_normal_and_keep_their_order():
+    rng = np.random.default_rng(0)
+    values = np.exp(3 * rng.standard_normal(5000))
+    processor = learn([{"x": value} for value in values.tolist()], TableConfig())
+    numbers, _ = processor.encode([{"x": value} for value in values.tolist()])
+    assert numbers.mean() == pytest.approx(0, abs=0.01) and numbers.std() == pytest.approx(1, abs=0.01)
+    assert (np.diff(numbers[np.argsort(values), 0]) >= 0).all()
+    outside, _ = processor.encode([{"x": -1e9}, {"x": 1e9}])
+    assert outside[0] == numbers.min() and outside[1] == numbers.max()
+
+
+def test_missing_values_and_unseen_categories_have_codes_of_their_own(tmp_path):
+    processor = learn(records(), TableConfig())
+    processor.save_pretrained(tmp_path)
+    processor = TableProcessor.from_pretrained(tmp_path)
+    row = {"words": "never seen", "numbers": "?", "truths": None, "days": "2024-03-31"}
+    numbers, codes = processor.encode([row])
+    assert np.isnan(numbers[0, 0]) and np.isfinite(numbers[0, 1:]).all()
+    assert codes.tolist() == [[0, 1]]
+    for wrong in ({"numbers": "many"}, {"days": "31.3.2024"}, {"truths": "maybe"}):
+        with pytest.raises(ValueError, match=f"column '{next(iter(wrong))}' holds .*; found"):
+            processor.encode([row | wrong])
+
+
+def test_a_column_that_was_never_empty_must_be_there():
+    processor = learn([{"x": i} for i in range(9)], TableConfig())
+    with pytest.raises(ValueError, match="column 'x' is not there"):
+        processor.encode([{"y": 1}])
+    assert processor.encode([{"x": None}])[0][0, 0] == processor.encode([{"x": 4}])[0][0, 0], "the median"
+
+
+@pytest.fixture
+def made(tmp_path):
+    """made("key=value", ...): an experiment on 80 rows, where `a` decides; the test file ends labels in a dot."""
+    rows = [f"{i % 40},{'x' if i % 3 else 'y'},{'high' if i % 40 > 20 else 'low'}" for i in range(80)]
+    (tmp_path / "train.csv").write_text("\n".join(["a,b,y", *rows]))
+    (tmp_path / "test.csv").write_text("\n".join(["a,b,y", *(f"{row}." for row in rows)]))
+    return lambda *changes: change(
+        {
+            "task": "tabular-classification",
+            "data": {"train": str(tmp_path / "train.csv"), "label": "y", "split": {"valid": 0.2, "test": 0}},
+            "model": {"type": "tabular_mlp", "hidden_size": 8, "embedding_size": 4},
+            "train": {"epochs": 2, "batch_size": 16, "threads": 1, "precision": "fp32"},
+            "output": str(tmp_path / "run"),
+        },
+        changes,
+    )
+
+
+def test_labels_of_another_file_that_end_in_a_dot_are_refused_with_what_to_do(made, tmp_path):
+    test = f"data.test={tmp_path / 'test.csv'}"
+    with pytest.raises(DataError, match=r"label 'low\.' does not occur.*data.relabel=\{'low\.': 'low'\}"):
+        fit(made(test))
+    run = fit(made(test, "data.relabel={low.: low, high.: high}"))
+    assert pipeline.test(made(test, "data.relabel={low.: low, high.: high}"), run)["rows"] == 80
+
+
+def test_the_label_is_never_a_feature_and_rows_that_cannot_be_read_are_answered_with_the_reason(made, tmp_path):
+    run = fit(made("data.max_bad=1"))
+    (tmp_path / "with.csv").write_text("y,b,a\nhigh,x,3\nlow,y,many\n")
+    (tmp_path / "without.csv").write_text("a,b\n3,x\n")
+    pipeline.predict(run.model, [str(tmp_path / "with.csv")], tmp_path / "with.jsonl")
+    pipeline.predict(run.model, [str(tmp_path / "without.csv")], tmp_path / "without.jsonl")
+    first, second = (json.loads(line) for line in (tmp_path / "with.jsonl").read_text().splitlines())
+    alone = json.loads((tmp_path / "without.jsonl").read_text())
+    assert first["scores"] == alone["scores"]
+    assert second["line"] == 3 and second["error"] == "column 'a' holds numbers; found 'many'"
+
+
+def test_a_misspelt_column_to_ignore_is_refused(made):
+    with pytest.raises(DataError, match="ignores 'aa', but there is no such column. Did you mean 'a'"):
+        fit(made("data.table.types={aa: ignore}"))
+
+
+def test_titanic_is_read_with_its_quoted_names_and_missing_values(data_folder, tmp_path):
+    report = pipeline.test(
+        experiment := change(
+            {
+                "task": "tabular-classification",
+                "data": {"train": str(data_folder / "tab_titanic" / "titanic.csv"), "label": "Survived",
+                         "table": {"types": {"PassengerId": "ignore"}}, "split": {"valid": 0.1, "test": 0.2}},
+                "optim": {"lr": 2e-3},
+                "train": {"epochs": 8, "batch_size": 32, "threads": 1, "precision": "fp32"},
+                "output": str(tmp_path / "run"),
+            },
+            (),
+        ),
+        fit(experiment),
+    )  # fmt: skip
+    assert report["metrics"]["accuracy"] > 0.72
+    assert "boosting" in report["baselines"] and "Name" in {one["column"] for one in report["columns"]["ignored"]}
