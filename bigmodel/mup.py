@@ -74,6 +74,9 @@ class Family:
 
 FAMILIES = {
     "bert": Family(("num_attention_heads", "intermediate_size"), input="embeddings", output="classifier"),
+    "llama": Family(
+        ("num_attention_heads", "num_key_value_heads", "intermediate_size"), input="embed_tokens", output="lm_head"
+    ),
 }
 """By native model type."""
 

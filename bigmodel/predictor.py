@@ -11,13 +11,14 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bigmodel import tasks
 from bigmodel.errors import CheckpointError, ConfigError
 from bigmodel.tasks.base import Answer, Row, Sample
 
 Ask = Callable[[Any, Any, Any], list[Answer]]  # model, batch, processor
+T = TypeVar("T")
 BYTES = "__base64__"
 INFO, GOLDEN = "bigmodel.json", "golden.jsonl"
 MAX_TOKENS = 4096  # of one batch, with its padding: enough to keep two cores busy, small enough to stay in their caches
@@ -149,6 +150,13 @@ class Predictor:
             if sample.get("num_tokens", read) > read:
                 answer |= {"truncated": True, "tokens": int(sample["num_tokens"]), "tokens_read": read}
         return answers
+
+    def inside(self, call: Callable[[], T]) -> T:
+        """Call it as answers are made: without gradients, in this precision."""
+        import torch
+
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            return call()
 
     def check_golden(self) -> int:
         """Compare the weights' digests, answer the stored inputs again; CheckpointError if one differs. -> how many."""

@@ -6,22 +6,24 @@ Routes: POST /models/<name>/predict; GET /healthz /readyz /metrics /docs /openap
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from bigmodel.tasks.base import Refused, Row
 from serve_app import protocol
 from serve_app.documents import openapi, page
 from serve_app.metrics import CONTENT_TYPE, Metrics
-from serve_app.protocol import JSON, Answer, Form, Limits
+from serve_app.protocol import EVENTS, JSON, Answer, Form, Limits
 from serve_app.refusal import Refusal, dump
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Ask = Callable[[list[Row]], Awaitable[list[Answer]]]
+Stream = Callable[[Row], AsyncGenerator[tuple[str, dict[str, Any] | None]]]
 Reply = tuple[bytes, bytes]  # content type, body
 
 logger = logging.getLogger("ray.serve")
@@ -39,9 +41,11 @@ class Endpoint:
         waiting: Callable[[], int],
         max_waiting: int,
         retry_after_s: int,
+        stream: Stream | None = None,
     ) -> None:
         self._name, self._ask, self._metrics, self._form = name, ask, metrics, form
         self._waiting, self._max_waiting, self._retry_after_s = waiting, max_waiting, retry_after_s
+        self._stream = stream
         self._prefix = f"/models/{name}"
         self._predict = f"{self._prefix}/predict"
         pages: dict[str, Callable[[], Reply]] = {
@@ -59,7 +63,9 @@ class Endpoint:
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close"})  # before it is accepted: a 403
         try:
-            kind, body = await self._answer(scope, receive)
+            kind, body = await self._answer(scope, receive, send)
+            if kind == EVENTS:
+                return None  # sent as it came
             status, headers = 200, []
         except Refusal as refusal:
             self._metrics.refused(refusal.status, refusal.code)
@@ -73,12 +79,12 @@ class Endpoint:
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Reply:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Reply:
         path, method = scope["path"], scope["method"]
         if path == self._predict:
             if method != "POST":
                 raise _wrong_method(path, method, "POST")
-            return JSON, await self._predict_inputs(scope, receive)
+            return await self._predict_inputs(scope, receive, send)
         reply = self._pages.get(path)
         if reply is None:
             raise Refusal(
@@ -88,24 +94,68 @@ class Endpoint:
             raise _wrong_method(path, method, "GET")
         return reply()
 
-    async def _predict_inputs(self, scope: Scope, receive: Receive) -> bytes:
+    async def _predict_inputs(self, scope: Scope, receive: Receive, send: Send) -> Reply:
         began_s = time.perf_counter()
         declared, kind = _check_headers(scope["headers"], self._form)
         body = await _read(receive, declared, self._form.limits)
-        inputs, many = self._form.parse(body, kind)
+        inputs, many, streamed = self._form.parse_streamed(body, kind)
         if self._waiting() + len(inputs) > self._max_waiting:
             raise protocol.overloaded(self._retry_after_s)
+        if streamed:
+            await self._send_events(inputs[0], began_s, receive, send)
+            return EVENTS, b""
         try:
             answers = await self._ask(inputs)
         except Refused as refused:  # what shows only when an input is decoded
             raise Refusal(422, "invalid_value", f"{refused.reason}.") from None
         truncated = sum(1 for answer in answers if "truncated" in answer)
         self._metrics.answered(len(inputs), truncated, time.perf_counter() - began_s)
-        return dump(answers if many else answers[0])
+        return JSON, dump(answers if many else answers[0])
+
+    async def _send_events(self, row: Row, began_s: float, receive: Receive, send: Send) -> None:
+        """An event for each piece of the answer, then one that is the answer. A client that leaves is not answered."""
+        gone = asyncio.ensure_future(_disconnected(receive))
+        events = asyncio.ensure_future(self._events(row, began_s, send))
+        try:
+            await asyncio.wait({gone, events}, return_when=asyncio.FIRST_COMPLETED)
+            if events.done():
+                events.result()
+        finally:
+            for task in (gone, events):
+                task.cancel()
+            await asyncio.gather(gone, events, return_exceptions=True)
+
+    async def _events(self, row: Row, began_s: float, send: Send) -> None:
+        assert self._stream is not None, "the form lets nobody ask"
+        head = [(b"content-type", EVENTS), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        try:
+            async with contextlib.aclosing(self._stream(row)) as pieces:
+                async for text, answer in pieces:
+                    if text:
+                        await send(_event({"piece": text}, more=True))
+                    if answer is not None:
+                        self._metrics.answered(1, int("truncated" in answer), time.perf_counter() - began_s)
+                        await send(_event(answer, more=False))
+        except Exception:  # the status is sent: what is left to say goes as an event
+            logger.exception("request failed")
+            self._metrics.refused(500, "internal")
+            await send(
+                _event({"error": {"code": "internal", "message": "The model failed on this request."}}, more=False)
+            )
 
     def _render_metrics(self) -> Reply:
         self._metrics.waiting.set(self._waiting())
         return CONTENT_TYPE, self._metrics.render()
+
+
+def _event(value: Any, more: bool) -> MutableMapping[str, Any]:
+    return {"type": "http.response.body", "body": b"data: " + dump(value) + b"\n\n", "more_body": more}
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _check_headers(headers: list[tuple[bytes, bytes]], form: Form) -> tuple[int | None, bytes]:

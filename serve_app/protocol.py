@@ -20,6 +20,8 @@ Answer = Mapping[str, Any]
 JSON = b"application/json"
 UNDECLARED = (b"", b"application/x-www-form-urlencoded")  # the last is the default of curl -d
 MULTIPART = b"multipart/form-data"
+EVENTS = b"text/event-stream"
+STREAM = "stream"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Form:
     limits: Limits
     asked: Callable[[Row], Row] = dict
     """The fields of an input -> the row to predict; raises Refused."""
+    streams: bool = False
+    """Whether a body may have `"stream": true`: its answer then comes a token at a time."""
 
     @cached_property
     def bare(self) -> str:
@@ -78,7 +82,7 @@ class Form:
 
     @cached_property
     def keys(self) -> list[str]:
-        return [*self.names, self.plural]
+        return [*self.names, self.plural, *([STREAM] if self.streams else [])]
 
     @cached_property
     def many(self) -> type[BaseModel]:
@@ -95,7 +99,23 @@ class Form:
         422)."""
         if self.file[0] and kind.partition(b";")[0].strip().lower() not in (JSON, *UNDECLARED):
             return self._parse_files(body, kind)
+        return self._parse(self._tree(body))
+
+    def parse_streamed(self, body: bytes, kind: bytes = JSON) -> tuple[list[Row], bool, bool]:
+        """The same, and whether the answer is to come a token at a time."""
+        if not self.streams:
+            return *self.parse(body, kind), False
         tree = self._tree(body)
+        stream = tree.pop(STREAM, False)
+        if not isinstance(stream, bool):
+            raise Refusal(422, "invalid_type", f"{STREAM} must be true or false.")
+        if stream and self.plural in tree:
+            raise Refusal(
+                422, "invalid_request", f"Only one input can be streamed: give {self.example}, or no {STREAM}."
+            )
+        return *self._parse(tree), stream
+
+    def _parse(self, tree: dict[str, Any]) -> tuple[list[Row], bool]:
         if many := self.plural in tree:
             self._check_number(tree)
         try:
@@ -157,8 +177,10 @@ class Form:
 
     @cached_property
     def example(self) -> str:
-        """One input, as JSON."""
-        return json.dumps({name: "..." for name in self.names}, ensure_ascii=False)
+        """One input, as JSON; without the options of a task that streams."""
+        fields = self.one.model_fields
+        names = [name for name in self.names if not self.streams or fields[name].is_required()]
+        return json.dumps({name: "..." for name in names}, ensure_ascii=False)
 
     def _refused(self, error: ValidationError) -> Refusal:
         """pydantic's first complaint as one sentence that never repeats the person's text."""

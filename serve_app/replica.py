@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ray import serve
 
@@ -15,6 +16,7 @@ from serve_app.endpoint import Endpoint
 from serve_app.metrics import Metrics
 from serve_app.options import ServeOptions
 from serve_app.protocol import Answer, Form, Limits
+from serve_app.streaming import PLACES, STREAMED, Streams
 
 SWITCH_S = 0.0005
 """How long a thread may keep Python's lock while another wants it: the model's wants it at every torch call."""
@@ -58,8 +60,36 @@ def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpo
     # with a second batch under way the model does not wait for encoding, nor for the lock that Python's threads share
     batcher: Batcher[Row, Answer] = Batcher(work, how, metrics.ran, 2 if options.num_cpus >= 2 else 1, begin)
     task, processor = predictor.task, predictor.processor
+    streams = streamed(predictor, begin)
     limits = Limits(options.max_inputs, options.max_body_bytes, options.max_body_s)
-    form = Form(task.request(processor), task.answer(processor), limits, lambda fields: task.asked(fields, processor))
+    form = Form(
+        task.request(processor),
+        task.answer(processor),
+        limits,
+        lambda fields: task.asked(fields, processor),
+        streams=streams is not None,
+    )
+    if streams is not None:
+        return Endpoint(
+            options.word,
+            streams.ask,
+            metrics,
+            form,
+            lambda: streams.num_waiting,
+            options.max_waiting,
+            options.retry_after_s,
+            streams.stream,
+        )
     return Endpoint(
         options.word, ask, metrics, form, lambda: batcher.num_waiting, options.max_waiting, options.retry_after_s
+    )
+
+
+def streamed(predictor: Predictor, begin: Callable[[], None]) -> Streams | None:
+    """The running batch of a task that answers a token at a time; None for others."""
+    if predictor.name not in STREAMED:
+        return None
+    decoder: Any = predictor.task
+    return Streams(
+        decoder.decoder(predictor.model, predictor.processor, PLACES), predictor.encode, predictor.inside, begin
     )

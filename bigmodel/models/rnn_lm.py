@@ -117,7 +117,9 @@ class RNNForCausalLM(PreTrainedModel, GenerationMixin):
         cache: Remembered | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
+        return_dict: bool = True,
     ) -> RNNLMOutput:
+        assert return_dict, "it answers with named outputs alone"
         if inputs_embeds is None:
             inputs_embeds = self.embeddings(input_ids)
         states = self.dropout(inputs_embeds)

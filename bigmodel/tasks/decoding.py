@@ -71,18 +71,20 @@ class Decoder:
     def num_rows(self) -> int:
         return len(self._rows)
 
-    def join(self, key: Hashable, prompt: Sequence[int], options: Mapping[str, Any]) -> None:
-        """A prompt of at least one token. There must be a free place."""
+    def join(self, key: Hashable, sample: Mapping[str, Any]) -> None:
+        """A prompt of at least one token, and its options. There must be a free place."""
         assert len(self._rows) < self.places, "there is no free place"
+        prompt, options = [int(token) for token in sample["input_ids"]], sample.get("options", {})
         room = self.longest - min(options.get("max_new_tokens", DEFAULT_NEW), self.longest // 2)
         ids = list(prompt[-room:])
         self._rows.append(Row(key, ids, options, len(ids) < len(prompt), decoder=self._stream(ids)))
 
+    @torch.inference_mode()
     def leave(self, key: Hashable) -> None:
         """Nobody wants this row any more."""
-        for i, row in enumerate(self._rows):
-            if row.key == key:
-                return self._free(i)
+        place = next((i for i, row in enumerate(self._rows) if row.key == key), None)
+        if place is not None:
+            self._free(place)
 
     @torch.inference_mode()
     def step(self) -> list[Piece]:
@@ -191,15 +193,15 @@ def overlap(said: str, stop: Sequence[str]) -> int:
     return max((n for word in stop for n in range(1, len(word)) if said.endswith(word[:n])), default=0)
 
 
-def complete(model: Any, processor: Any, asked: Sequence[tuple[Sequence[int], Mapping[str, Any]]]) -> list[Answer]:
-    """The answer to each (prompt, options), in their order."""
+def complete(model: Any, processor: Any, asked: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    """The answer to each prompt, in their order."""
     decoder = Decoder(model, processor)
     answers: list[Answer] = [{}] * len(asked)
     waiting = iter(enumerate(asked))
     left = len(asked)
     while left:
         while decoder.num_rows < decoder.places and (following := next(waiting, None)) is not None:
-            decoder.join(following[0], *following[1])
+            decoder.join(*following)
         for piece in decoder.step():
             if piece.answer is not None:
                 assert isinstance(piece.key, int)

@@ -287,7 +287,8 @@ def predict(model: Any, batch: Mapping[str, Any], processor: Any) -> list[Answer
     real = batch["attention_mask"].bool()
     prompts = [ids[mask].tolist() for ids, mask in zip(batch["input_ids"], real, strict=True)]
     options = batch.get("options", [{}] * len(prompts))
-    return complete(model, processor, list(zip(prompts, options, strict=True)))
+    asked = [{"input_ids": ids, "options": chosen} for ids, chosen in zip(prompts, options, strict=True)]
+    return complete(model, processor, asked)
 
 
 def judge(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Answer]:

@@ -100,6 +100,12 @@ class Client:
 
 
 @pytest.fixture(scope="session")
+def on_uvicorn() -> Callable[..., Any]:
+    """on_uvicorn(model directory, **options): a context in which its endpoint answers at the port that it yields."""
+    return running
+
+
+@pytest.fixture(scope="session")
 def client_of() -> type[Client]:
     return Client
 

@@ -1,0 +1,110 @@
+"""Answers a token at a time, over HTTP on a real server: pieces, the whole, clients that leave, refusals."""
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TEXT = "".join(f"line {n}: the quick brown fox jumps over the lazy dog\n" for n in range(200))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A decoder of characters that is drawn, not trained."""
+    from bigmodel import models
+    from bigmodel.experiment import Experiment
+    from bigmodel.models.init import initialize
+    from bigmodel.predictor import Predictor
+    from bigmodel.tasks import text_generation as task
+
+    asked = Experiment.model_validate({"task": "text-generation", "data": {"train": "unused", "max_length": 128}})
+    rows = [{"text": TEXT, "block": -1}]
+    processor, learnt = task.fit(lambda: rows, asked)
+    net = models.build({"type": "transformer", "hidden_size": 32, "num_hidden_layers": 2}, learnt, asked.task)
+    initialize(net, asked.init, 0)
+    net.eval()
+    folder = tmp_path_factory.mktemp("streamed") / "reviews" / "model"
+    Predictor(asked.task, net, processor, {}).save(folder, [{"text": "the quick"}])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(model, on_uvicorn, client_of) -> Iterator[Any]:
+    with on_uvicorn(model, max_inputs=8, max_waiting=20) as port:
+        yield client_of(port)
+
+
+def events(body: bytes) -> list[dict[str, Any]]:
+    return [json.loads(event.removeprefix("data: ")) for event in body.decode().split("\n\n") if event]
+
+
+def test_the_pieces_of_a_stream_are_the_text_of_the_whole_answer(client):
+    asked = {"text": "the quick", "max_new_tokens": 30, "temperature": 0.9, "seed": 3, "stop": ["zz"]}
+    whole = client.ask(asked)
+    streamed = client.ask(asked | {"stream": True})
+    assert whole.status == streamed.status == 200
+    assert streamed.headers["content-type"] == "text/event-stream"
+    *pieces, last = events(streamed.body)
+    assert last == whole.body and last["finish_reason"] in ("length", "stop")
+    assert "".join(piece["piece"] for piece in pieces) == last["text"]
+    assert len(pieces) > 1
+
+
+def test_streams_that_run_together_say_what_each_says_alone(client):
+    asked = [
+        {"text": TEXT[n * 7 : n * 7 + 20 + n], "max_new_tokens": 20 + n, "seed": n, "temperature": n % 2}
+        for n in range(12)
+    ]
+    alone = [client.ask(one).body for one in asked]
+    together: list[Any] = [None] * len(asked)
+
+    def ask(n: int) -> None:
+        time.sleep(0.003 * n)
+        together[n] = events(client.ask(asked[n] | {"stream": True}).body)[-1]
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+    assert client.ask({"inputs": asked[:8]}).body == alone[:8]
+
+
+def test_a_client_that_leaves_frees_its_place(client, model):
+    from serve_app.streaming import PLACES
+
+    lines = []
+    for _ in range(PLACES):
+        line = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
+        body = json.dumps({"text": "the", "max_new_tokens": 4096, "stream": True})
+        line.request("POST", client.path, body, {"content-type": "application/json"})
+        line.getresponse().read(10)  # it is under way
+        lines.append(line)
+    for line in lines:
+        line.close()
+    began = time.monotonic()
+    assert client.ask({"text": "the", "max_new_tokens": 2}).status == 200
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    {
+        "stream is no word": ({"text": "a", "stream": "yes"}, "stream must be true or false."),
+        "many": ({"inputs": [{"text": "a"}], "stream": True}, 'Only one input can be streamed: give {"text": "..."}'),
+        "too many tokens": ({"text": "a", "max_new_tokens": 5000}, "max_new_tokens: Input should be less than"),
+        "cold": ({"text": "a", "temperature": -1}, "temperature: Input should be greater than"),
+        "unknown": ({"text": "a", "beams": 3}, "beams is not a key of a request. Keys: text, max_new_tokens"),
+        "no text": ({"stream": True}, 'text is missing. Send {"text": "..."}'),
+    }.values(),
+)
+def test_what_cannot_be_is_refused_before_anything_is_sent(client, body, message):
+    refused = client.ask(body)
+    assert refused.status == 422
+    assert refused.body["error"]["message"].startswith(message)

@@ -1,0 +1,227 @@
+"""Packing loses nothing and mixes nothing; what is encoded comes back; our decoding is transformers' own."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bigmodel import models
+from bigmodel.data.record import Bad, ReadOptions
+from bigmodel.data.sources import BLOCK_SIZE, LONGEST_BLOCK, open_rows
+from bigmodel.evaluation import ngrams
+from bigmodel.experiment import Experiment, TokenizerConfig
+from bigmodel.models.init import initialize
+from bigmodel.tasks import exact_tokenizer, text_generation
+from bigmodel.tasks.base import BLOCK
+from bigmodel.tasks.decoding import Decoder, complete
+from bigmodel.tasks.packing import Packed
+
+TEXT = "The cat sat on the mat.\n\n\tIt said: \u00ab na\u00efve \u597d \U0001f600 \u00bb  \n" * 20
+MODELS = {
+    "transformer": {"type": "transformer", "hidden_size": 32, "num_hidden_layers": 2},
+    "lstm": {"type": "lstm_lm", "hidden_size": 24, "embedding_size": 16, "num_hidden_layers": 2},
+    "gru": {"type": "gru_lm", "hidden_size": 24, "embedding_size": 16},
+    "gpt2": {"type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2},
+    "mamba": {"type": "mamba", "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4},
+}
+
+
+def made(name):
+    data = {"train": "unused", "max_length": 64}
+    asked = Experiment.model_validate({"task": "text-generation", "data": data, "model": MODELS[name]})
+    processor, learnt = text_generation.fit(lambda: [{"text": TEXT, "block": -1}], asked)
+    model = models.build(asked.model, learnt, asked.task)
+    initialize(model, asked.init, 0)
+    return model.eval(), processor, asked
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def decoder(request):
+    return made(request.param)
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(alphabet=sorted(set(TEXT))))
+def test_what_is_encoded_comes_back_to_the_last_blank(kind, text):
+    processor = exact_tokenizer.train([TEXT], kind, TokenizerConfig(vocab_size=400), 64)
+    ids = exact_tokenizer.Encoder(processor)(text)
+    assert processor.decode(ids) == text
+    assert ids.tolist() == processor(text).input_ids  # what a stranger makes of it
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text())
+def test_any_text_comes_back_from_bytes(text):
+    processor = exact_tokenizer.train([TEXT], "byte", TokenizerConfig(), 64)
+    assert processor.decode(exact_tokenizer.Encoder(processor)(text)) == text
+
+
+def write(folder, text):
+    (folder / "a.txt").write_bytes(text.encode())
+    names, rows = open_rows(str(folder / "a.txt"), ReadOptions(separator="----"), ["text", BLOCK])
+    return list(rows)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_the_blocks_of_a_file_are_its_text(tmp_path, end):
+    lines = [f"line {n} of many" + end for n in range(2000)]
+    lines[700] = "x" * (2 * LONGEST_BLOCK) + end
+    lines[1200] = "----" + end
+    rows = write(tmp_path, "".join(lines))
+    assert "".join(row.values["text"] for row in rows) == "".join(lines[:1200] + lines[1201:])
+    blocks = [row.values[BLOCK] for row in rows]
+    assert [row.line for row in rows if row.values[BLOCK] & 1] == [1, 1202]
+    assert sum(block >> 1 & 1 for block in blocks) == 2
+    follows = [after >> 2 == (before >> 2) + 1 for before, after in zip(blocks, blocks[1:], strict=False)]
+    assert follows.count(False) == 1
+    assert all(len(row.values["text"]) <= LONGEST_BLOCK for row in rows)
+    assert np.median([len(row.values["text"]) for row in rows]) < BLOCK_SIZE + 100
+
+
+def test_a_line_that_is_no_text_is_refused_and_what_follows_continues_nothing(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\n" * 50 + b"t\xc3\xa9\n" * 40 + b"b\xff\xfe\n" + b"two\n" * 50)
+    rows = list(open_rows(str(tmp_path / "a.txt"), ReadOptions(), ["text", BLOCK])[1])
+    (bad,) = [row for row in rows if isinstance(row, Bad)]
+    assert bad.line == 91
+    first, last = [row.values[BLOCK] for row in rows if not isinstance(row, Bad)]
+    assert last >> 2 != (first >> 2) + 1 and (first & 3, last & 3) == (1, 2)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=12), st.integers(1, 9), st.randoms(use_true_random=False))
+def test_every_token_but_the_first_of_a_document_is_predicted_once(sizes, window, random):
+    tokens = np.arange(1, sum(sizes) + 1, dtype=np.int32)
+    ends = np.cumsum([0, *sizes])
+    blocks = np.array([random.choice([n << 2, n << 2 | 1, -1, (n * 10) << 2]) for n in range(len(sizes))])
+    cut = random.randrange(1, len(sizes))
+    parts = [(tokens[: ends[cut]], ends[: cut + 1]), (tokens[ends[cut] :], ends[cut:] - ends[cut])]
+    packed = Packed(parts, blocks, window)
+    batch = text_generation.collate(packed.take(range(len(packed))), type("P", (), {"pad_token_id": 0}))
+    predicted = batch["targets"][batch["targets"] != text_generation.NO_TARGET].tolist()
+    continues = {
+        int(ends[i]) + 1
+        for i in range(1, len(sizes))
+        if blocks[i] >> 2 == (blocks[i - 1] >> 2) + 1 and not blocks[i] & 1
+    }
+    firsts = {int(end) + 1 for end in ends[:-1]} - continues
+    assert sorted(predicted) == [token for token in tokens.tolist() if token not in firsts]
+    assert packed.lengths.sum() == len(tokens) - 1
+
+
+def test_documents_in_one_window_do_not_see_each_other(decoder):
+    model, processor, experiment = decoder
+    texts = [np.array(processor(TEXT[a:b]).input_ids, np.int32) for a, b in ((0, 9), (30, 47), (5, 28))]
+    ends = np.cumsum([0, *map(len, texts)])
+    packed = Packed([(np.concatenate(texts), ends)], np.array([-1, -1, -1]), 64)
+    batch = text_generation.collate(packed.take([0]), processor)
+    with torch.no_grad():
+        together = text_generation.loss(model, batch, experiment)
+        alone = sum(
+            torch.nn.functional.cross_entropy(
+                model(input_ids=torch.tensor([text[:-1].tolist()])).logits[0].float(),
+                torch.tensor(text[1:].tolist()),
+                reduction="sum",
+            )
+            for text in texts
+        )
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def prompts(processor):
+    return [{"input_ids": processor(TEXT[n : n + 3 + 5 * n]).input_ids} for n in range(6)]
+
+
+def test_greedy_answers_are_those_of_transformers_alone_and_together(decoder):
+    model, processor, _ = decoder
+    asked = [prompt | {"options": {"max_new_tokens": 24}} for prompt in prompts(processor)]
+    together = complete(model, processor, asked)
+    assert together == [complete(model, processor, [one])[0] for one in asked]
+    for one, answer in zip(asked, together, strict=True):
+        ids = torch.tensor([one["input_ids"]])
+        found = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
+        expected = processor.decode(found[0, ids.shape[1] :], skip_special_tokens=True)
+        assert answer["text"] == expected
+
+
+@pytest.mark.parametrize("name", ["transformer", "lstm", "gru"])
+def test_generate_with_left_padding_is_generate_without(name):
+    model, processor, _ = made(name)
+    texts = [TEXT[n : n + 3 + 5 * n] for n in range(5)]
+    batch = processor(texts, return_tensors="pt", padding=True)
+    together = model.generate(**batch, max_new_tokens=16, do_sample=False)[:, batch.input_ids.shape[1] :]
+    for text, found in zip(texts, together, strict=True):
+        alone = processor([text], return_tensors="pt")
+        expected = model.generate(**alone, max_new_tokens=16, do_sample=False)[0, alone.input_ids.shape[1] :]
+        assert processor.decode(found, skip_special_tokens=True) == processor.decode(expected, skip_special_tokens=True)
+
+
+def test_what_is_drawn_depends_on_the_seed_and_on_no_neighbour(decoder):
+    model, processor, _ = decoder
+    options = {"max_new_tokens": 100, "temperature": 1.2, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.1}
+    asked = [prompt | {"options": options | {"seed": n}} for n, prompt in enumerate(prompts(processor))]
+    together = complete(model, processor, asked)
+    assert together == [complete(model, processor, [one])[0] for one in asked]
+    other = complete(model, processor, [asked[0] | {"options": options | {"seed": 99}}])[0]
+    assert other["text"] != together[0]["text"]
+
+
+def test_a_stop_string_ends_the_text_before_it_and_pieces_never_take_back(decoder):
+    model, processor, _ = decoder
+    sample = prompts(processor)[3]
+    (whole,) = complete(model, processor, [sample | {"options": {"max_new_tokens": 30, "temperature": 1.0}}])
+    stop = whole["text"][7:10]
+    rows = Decoder(model, processor, 2)
+    rows.join("a", sample | {"options": {"max_new_tokens": 30, "temperature": 1.0, "stop": [stop]}})
+    said, answer = "", None
+    while answer is None:
+        for piece in rows.step():
+            said, answer = said + piece.text, piece.answer
+    assert answer["text"] == said == whole["text"][: whole["text"].index(stop)]
+    assert answer["finish_reason"] == "stop" and rows.num_rows == 0
+
+
+def test_rows_join_and_leave_without_moving_the_others(decoder):
+    model, processor, _ = decoder
+    asked = [prompt | {"options": {"max_new_tokens": 12 + 3 * n}} for n, prompt in enumerate(prompts(processor))]
+    alone = complete(model, processor, asked)
+    rows, found, step = Decoder(model, processor, 4), {}, 0
+    waiting = list(enumerate(asked))
+    rows.join("gone", {"input_ids": asked[0]["input_ids"]})
+    while len(found) < len(asked):
+        if step == 3:
+            rows.leave("gone")
+        if waiting and rows.num_rows < rows.places:
+            rows.join(*waiting.pop(0))
+        found |= {piece.key: piece.answer for piece in rows.step() if piece.answer and piece.key != "gone"}
+        step += 1
+    assert [found[n] for n in range(len(asked))] == alone
+
+
+def test_judged_in_windows_the_first_tokens_are_those_of_the_whole(decoder):
+    """As long as the block fits a window, its nats are those of one pass; each longer one counts every target once."""
+    model, processor, _ = decoder
+    rows = [{"text": TEXT[:40], "block": -1}, {"text": TEXT[:300], "block": -1}]
+    samples = text_generation.encode(rows, processor, {})
+    with torch.no_grad():
+        short, long = text_generation.judge(model, text_generation.collate(samples, processor), processor)
+        ids = torch.tensor([samples[0]["input_ids"].tolist()])
+        logits = model(input_ids=ids[:, :-1]).logits[0].float()
+        expected = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+    assert short["nats"] == pytest.approx(expected, rel=1e-4)
+    assert (long["num_targets"], long["num_bytes"]) == (len(samples[1]["input_ids"]) - 1, len(TEXT[:300].encode()))
+
+
+def test_ngrams_agree_with_counting_by_hand():
+    nats, count, _ = ngrams.nats(["abab"], ["ab"], order=2)
+    a = (2 + 2 / 3) / (4 + 2)  # of 4 characters 2 are a; 2 kinds; 3 places in the alphabet
+    b = (2 + 1 * a) / (2 + 1)  # after a always b
+    assert (nats, count) == (pytest.approx(-np.log(a) - np.log(b)), 2)
+
+
+def test_ngrams_have_the_published_loss_on_shakespeare(data_folder):
+    text = (data_folder / "lm_tinyshakespeare" / "input.txt").read_text("utf-8")
+    cut = int(0.9 * len(text))
+    nats, count, _ = ngrams.nats([text[:cut]], [text[cut:]])
+    assert nats / count == pytest.approx(1.6981, abs=1e-4)
