@@ -9,7 +9,7 @@ from bigmodel.experiment import load
 from bigmodel.training.fit import fit
 
 RECIPES = Path(__file__).parent.parent / "bigmodel" / "recipes"
-BARS = {"waimai": 0.895, "thucnews": 0.900, "sst2": 0.80}
+BARS = {"waimai": 0.895, "thucnews": 0.900, "sst2": 0.80, "adult": 0.857}
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -32,4 +32,4 @@ def test_a_recipe_reaches_its_bar_and_the_linear_baseline(name, bar, data_folder
     experiment = load(RECIPES / f"{name}.yaml", [*changes, f"output={tmp_path / 'run'}"])
     report = pipeline.test(experiment, fit(experiment))
     assert report["metrics"]["accuracy"] >= bar
-    assert report["metrics"]["accuracy"] >= report["baselines"]["linear"]["accuracy"]
+    assert report["metrics"]["accuracy"] >= report["baselines"]["linear"].get("accuracy", 0)  # tables have none

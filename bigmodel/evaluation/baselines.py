@@ -123,14 +123,14 @@ def compare(
         "p": p,
         "better": "model" if ahead > 0 else name if ahead < 0 else "neither",
         "beyond_noise": p < ALPHA,
-        "statement": _statement(ahead / len(wanted), p, "linear baseline" if name == "linear" else name),
+        "statement": _statement(ahead / len(wanted), p, "the linear baseline" if name == "linear" else name),
     }
 
 
 def _statement(difference: float, p: float, name: str) -> str:
     if not difference:
-        return f"The model and the {name} are right equally often."
-    first, second = ("model", name) if difference > 0 else (name, "model")
+        return f"The model and {name} are right equally often."
+    first, second = ("the model", name) if difference > 0 else (name, "the model")
     noise = "beyond noise" if p < ALPHA else "within noise: these rows do not tell them apart"
     shown = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
-    return f"The {first} is better than the {second} by {abs(difference) * 100:.2f} points, {noise} (McNemar {shown})."
+    return f"{first[0].upper()}{first[1:]} is better than {second} by {abs(difference) * 100:.2f} points, {noise} (McNemar {shown})."
