@@ -107,7 +107,7 @@ class Rows(Sequence[dict[str, Any]]):
     """The cleaned rows of one split: `rows[i]`, and `rows.place(i)`, the (file, line) it came from."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        tables = [read(path) for path in paths]
+        self._paths, tables = paths, [read(path) for path in paths]
         self._table = pa.concat_tables(tables) if tables else pa.table({FILE: [], LINE: []})
         self._roles = [name for name in self._table.column_names if name not in (FILE, LINE)]
 
@@ -120,8 +120,12 @@ class Rows(Sequence[dict[str, Any]]):
         return {role: self._table.column(role)[int(i)].as_py() for role in self._roles}
 
     def __iter__(self) -> Any:
-        for start in range(0, len(self), 8192):
-            yield from self[start : start + 8192]
+        """A file at a time, read and not mapped: what has been mapped stays in the process as long as there is room."""
+        for path in self._paths:
+            with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as stored:
+                table = stored.read_all().select(self._roles)
+            for start in range(0, table.num_rows, 8192):
+                yield from table.slice(start, 8192).to_pylist()
 
     def place(self, i: int) -> tuple[str, int]:
         return self._table.column(FILE)[i].as_py(), self._table.column(LINE)[i].as_py()

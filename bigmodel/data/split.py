@@ -96,7 +96,7 @@ def _md5s(batch: pa.RecordBatch) -> NDArray[np.uint64]:
 def _batches(path: Path) -> Iterator[pa.RecordBatch]:
     if not path.exists():  # nothing was left of that file
         return
-    with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
         yield from stream
 
 
