@@ -133,4 +133,5 @@ def _statement(difference: float, p: float, name: str) -> str:
     first, second = ("the model", name) if difference > 0 else (name, "the model")
     noise = "beyond noise" if p < ALPHA else "within noise: these rows do not tell them apart"
     shown = f"p = {p:.2g}" if p >= 1e-4 else "p < 0.0001"
-    return f"{first[0].upper()}{first[1:]} is better than {second} by {abs(difference) * 100:.2f} points, {noise} (McNemar {shown})."
+    subject = first[0].upper() + first[1:]
+    return f"{subject} is better than {second} by {abs(difference) * 100:.2f} points, {noise} (McNemar {shown})."
