@@ -35,6 +35,7 @@ DEMOS = {
     "text-classification": "bigmodel.demos.text_classification",
     "tabular-classification": "bigmodel.demos.tabular_classification",
     "tabular-regression": "bigmodel.demos.tabular_regression",
+    "image-classification": "bigmodel.demos.image_classification",
 }
 TOLERANCE = 1e-5  # between the endpoint's numbers and the command's
 

@@ -190,7 +190,7 @@ def test_the_tables_are_those_of_the_code():
 def test_every_architecture_is_in_the_readme():
     from bigmodel import models
 
-    for name in models.architectures("text-classification"):
+    for name in [*models.architectures("text-classification"), *models.architectures("image-classification")]:
         assert f"`{name}`" in README, name
 
 

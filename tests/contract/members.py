@@ -9,6 +9,7 @@ import csv
 import itertools
 import json
 import random
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,12 @@ def asked_in(experiment: Experiment) -> list[dict[str, Any]]:
     asked = {role: column for role, column in task.columns(data).items() if role not in task.targets}
     assert isinstance(data.train, str)
     _, records = open_rows(data.train, read_options(data))
-    return [{role: record.values[column] for role, column in asked.items()} for record in records]
+    return [as_json({role: record.values[column] for role, column in asked.items()}) for record in records]
+
+
+def as_json(row: dict[str, Any]) -> dict[str, Any]:
+    """A question as the endpoint takes it: bytes in base64."""
+    return {role: b64encode(value).decode() if isinstance(value, bytes) else value for role, value in row.items()}
 
 
 def write_texts(file: Path) -> None:
@@ -115,6 +121,37 @@ def read_tables(file: Path, label: str) -> list[tuple[dict[str, Any], Any]]:
     return [({name: value for name, value in row.items() if name != label}, row[label]) for row in rows]
 
 
+def write_pictures(file: Path) -> None:
+    """24 pictures of noise with one of three labels, to be learnt by heart; grey and colour, of several sizes."""
+    import io
+
+    import numpy as np
+    import pyarrow as pa
+    from PIL import Image
+    from pyarrow import parquet
+
+    rng, rows = np.random.default_rng(0), []
+    for number in range(24):
+        shape = (16, 16) if number % 2 else (16, 12 + number // 4, 3)
+        out = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(out, "PNG")
+        rows.append({"picture": out.getvalue(), "kind": ("cat", "chat noir", "猫")[number % 3]})
+    parquet.write_table(pa.Table.from_pylist(rows), file)
+
+
+def tiny_vit(folder: Path) -> str:
+    """A checkpoint of transformers, as one finds them: body, image processor, no head."""
+    import torch
+    from transformers import AutoModel, ViTConfig
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModel.from_config(ViTConfig(image_size=16, patch_size=4, **ENCODER)).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return str(folder)
+
+
 def tiny_bert(folder: Path) -> str:
     """A checkpoint of transformers, as one finds them: body, tokenizer, no head."""
     import torch
@@ -141,10 +178,11 @@ NGRAMS = {"ngram_orders": [1, 2], "ngram_buckets": 500, "ngram_size": 16}
 READ = {"text": "review", "label": "stars", "max_length": 20, "tokenizer": {"min_frequency": 1}}
 WORK = {
     "text-classification": Work(write_texts, "texts.csv", READ),
+    "image-classification": Work(write_pictures, "pictures.parquet", {"image": "picture", "label": "kind"}),
     "tabular-classification": Work(write_labels, "labels.jsonl", {"label": "target"}),
     "tabular-regression": Work(write_numbers, "numbers.jsonl", {"label": "target"}),
 }
-TEXT = "text-classification"
+TEXT, IMAGE = "text-classification", "image-classification"
 LABELS, NUMBERS = "tabular-classification", "tabular-regression"
 PERCEPTRON = {"embedding_size": 8, "hidden_size": 32, "dropout": 0.0}
 COLUMNS = {"embedding_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
@@ -160,5 +198,9 @@ MEMBERS = [
     Member("columns as tokens", LABELS, {"type": "ft_transformer", **COLUMNS}),
     Member("perceptron", NUMBERS, {"type": "tabular_mlp", **PERCEPTRON}),
     Member("columns as tokens", NUMBERS, {"type": "ft_transformer", **COLUMNS}),
+    Member("cnn", IMAGE, {"type": "cnn", "hidden_sizes": [16, 32], "depths": [1, 1], "dropout": 0.0}),
+    Member("resnet", IMAGE, {"type": "resnet", "hidden_sizes": [8, 16], "depths": [1, 1]}),
+    Member("vit", IMAGE, {"type": "vit", "hidden_dropout_prob": 0.0, **ENCODER}),
+    Member("a pretrained vit", IMAGE, {"pretrained": tiny_vit, "hidden_dropout_prob": 0.0}),
     Member("pretrained", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0}),
 ]

@@ -5,8 +5,10 @@ As a script it reads {"name": {"task": ..., "path": ..., "rows": [...]}} and pri
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,19 @@ def predict_numbers(path: str, rows: list[dict[str, Any]], **trust: bool) -> lis
     return [{"prediction": number} for number in logits[:, 0].tolist()]
 
 
+def classify_images(path: str, rows: list[dict[str, Any]], **trust: bool) -> list[dict[str, Any]]:
+    """Label and score of each image: bytes, or base64."""
+    from PIL import Image
+    from transformers import pipeline
+
+    classify = pipeline("image-classification", path, **trust)
+    files = [image if isinstance(image := row["image"], bytes) else b64decode(image) for row in rows]
+    return [dict(classify(Image.open(io.BytesIO(file)).convert("RGB"))[0]) for file in files]
+
+
 USES = {
     "text-classification": classify_texts,
+    "image-classification": classify_images,
     "tabular-classification": classify_tables,
     "tabular-regression": predict_numbers,
 }

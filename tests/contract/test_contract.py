@@ -161,7 +161,7 @@ def test_ray_serve_answers_what_was_scored(files, runs, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with serving(run.model, port, tmp_path / "said.txt") as url:
-        found = [httpx.post(url, json=question, trust_env=False).json() for question in asked_in(experiment)]
+        found = [httpx.post(url, json=row, trust_env=False).json() for row in asked_in(experiment)]
     agree(found, [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text("utf-8").splitlines()], 1e-6)
 
 

@@ -1,0 +1,201 @@
+"""Images in folders, archives and tables; odd modes; bombs; augmentation."""
+
+import io
+import json
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bigmodel.data import files
+from bigmodel.data.clean import Placed, clean, read_options
+from bigmodel.data.record import Bad
+from bigmodel.experiment import AugmentConfig, DataConfig
+from bigmodel.tasks import augment_images, image_classification, pictures
+from bigmodel.tasks.base import Refused
+from serve_app.protocol import Form, Limits
+from serve_app.refusal import Refusal
+
+Size = tuple[int, int]
+
+
+def file_of(
+    mode: str = "L", kind: str = "PNG", size: tuple[int, int] = (4, 3), colour: object = 9, **how: object
+) -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, size, colour).save(out, kind, **how)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def rows(source: Path, **data: object) -> list[Placed | Bad]:
+    config = DataConfig(train=str(source), **data)  # type: ignore[arg-type]
+    (found,) = files.resolve(str(source))
+    task = image_classification
+    return list(clean(found, task, task.columns(config), read_options(config)))  # type: ignore[arg-type]
+
+
+def tell(items: list[Placed | Bad], below: Path) -> list[tuple[str, str]]:
+    return [
+        (str(Path(item.source).relative_to(below)), item.row["label"]) for item in items if isinstance(item, Placed)
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("cats/1.png", "dogs/2.png", "dogs/.hidden.png", "cats/notes.md"):
+        path = tmp_path / "pets" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file_of())
+    return tmp_path / "pets"
+
+
+def test_a_folder_of_class_folders_is_one_source(folder: Path) -> None:
+    assert tell(rows(folder), folder) == [("cats/1.png", "cats"), ("dogs/2.png", "dogs")]
+    before = files.digest(str(folder))
+    (folder / "dogs/2.png").write_bytes(file_of(colour=10))
+    assert files.digest(str(folder)) != before
+
+
+@pytest.mark.parametrize("name", ["pets.tar", "pets.tar.gz", "pets.tar.xz", "pets.zip"])
+def test_an_archive_and_a_part_of_it_are_read_without_unpacking(folder: Path, name: str, tmp_path: Path) -> None:
+    archive = tmp_path / name
+    if name.endswith("zip"):
+        with zipfile.ZipFile(archive, "w") as out:
+            for path in (folder / "cats/1.png", folder / "dogs/2.png"):
+                out.write(path, f"train/{path.relative_to(folder)}")
+            out.writestr("../../dogs/escaped.png", file_of())
+    else:
+        with tarfile.open(archive, f"w:{name.rpartition('.')[2] if name != 'pets.tar' else ''}") as tar:
+            for path in (folder / "cats/1.png", folder / "dogs/2.png"):
+                tar.add(path, f"train/{path.relative_to(folder)}")
+            tar.add(folder / "dogs/2.png", "../../dogs/escaped.png")
+    there = set(tmp_path.rglob("*"))
+    pets = [("cats/1.png", "cats"), ("dogs/2.png", "dogs")]
+    assert len(rows(archive)) == 3
+    assert tell(rows(archive / "train"), archive / "train") == pets
+    assert set(tmp_path.rglob("*")) == there
+
+
+def test_a_table_names_images_beside_it(folder: Path) -> None:
+    table = folder / "pets.csv"
+    table.write_text("file,kind\ncats/1.png,cat\nnone.png,cat\nhttp://here/1.png,cat\n")
+    good, missing, address = rows(table, image="file", label="kind")
+    assert isinstance(good, Placed) and good.row == {"image": file_of(), "label": "cat"}
+    assert isinstance(missing, Bad) and "no such file" in missing.reason and missing.line == 3
+    assert isinstance(address, Bad) and "an address is not followed" in address.reason
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+BOMB = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
+BOMB += chunk(b"IDAT", zlib.compress(bytes(99)))
+BROKEN = {
+    "bomb": (BOMB, "declares"),
+    "truncated": (file_of(size=(90, 90), colour=1)[:-30], "damaged"),
+    "empty": (b"", "empty"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_broken_image_is_quarantined_and_the_others_stay(folder: Path, what: str) -> None:
+    data, reason = BROKEN[what]
+    (folder / "cats/0.png").write_bytes(data)
+    bad, *good = rows(folder)
+    assert isinstance(bad, Bad) and reason in bad.reason and bad.source.endswith("cats/0.png")
+    assert len(good) == 2
+
+
+MODES = {
+    "L": (9, "L", 9), "1": (1, "L", 255), "I;16": (0x1234, "L", 0x12), "RGB": ((1, 2, 3), "RGB", (1, 2, 3)),
+    "RGBA": ((0, 0, 0, 0), "RGB", (255, 255, 255)), "LA": ((0, 0), "L", 255), "P": (0, "RGB", (0, 0, 0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_becomes_grey_or_rgb(mode: str) -> None:
+    colour, wanted, value = MODES[mode]
+    image = pictures.decode(file_of(mode, colour=colour))
+    assert image.mode == wanted and image.getpixel((0, 0)) == value
+
+
+def test_cmyk_webp_and_exif_are_understood() -> None:
+    assert pictures.decode(file_of("CMYK", "JPEG", colour=(0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    assert pictures.decode(file_of("RGB", "WEBP", colour=(9, 9, 9))).mode == "RGB"
+    exif = Image.Exif()
+    exif[pictures.ORIENTATION] = 6
+    turned = file_of("RGB", "JPEG", colour=(1, 2, 3), exif=exif)
+    assert pictures.decode(turned).size == (3, 4) and pictures.upright_size(turned) == (4, 3)
+
+
+RATES = {"crop": 0.2, "flip": 1.0, "rotation": 30.0, "colour": 0.5, "erasing": 1.0, "mixup": 1.0, "cutmix": 1.0}
+
+
+class Others(list):  # type: ignore[type-arg]
+    def take(self, ids: list[int]) -> list[object]:
+        return [self[i] for i in ids]
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_augmentation_changes_pixels_by_its_numbers_alone(rate: str) -> None:
+    pixels = np.arange(3 * 8 * 8, dtype=np.uint8)
+    sample = {"pixels": pixels, "height": 8, "width": 8, "labels": 0}
+    others = Others([{**sample, "pixels": pixels[::-1][:64].copy(), "labels": 1}])
+    rates = AugmentConfig(**{rate: RATES[rate]})
+    one, same, other = (augment_images.augment(sample, np.random.default_rng(n), rates, others) for n in (3, 3, 4))  # type: ignore[arg-type]
+    assert (one["pixels"] == same["pixels"]).all() and one["pixels"].shape == pixels.shape
+    assert one["pixels"].dtype == np.uint8 and (one["pixels"] != pixels).any()
+    assert rate == "flip" or (one["pixels"] != other["pixels"]).any()
+    assert ("shares" in one) == (rate in ("mixup", "cutmix"))
+
+
+def form() -> Form:
+    task = image_classification
+    return Form(task.request(None), task.answer(None), Limits(max_inputs=2), lambda fields: task.asked(fields, None))
+
+
+def posted(*parts: tuple[str, bytes]) -> bytes:
+    head = '--x\r\nContent-Disposition: form-data; name="{}"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+    return b"".join(head.format(name).encode() + data + b"\r\n" for name, data in parts) + b"--x--\r\n"
+
+
+def test_the_endpoint_takes_base64_a_form_and_raw_bytes() -> None:
+    import base64
+
+    png, multipart = file_of(), b"multipart/form-data; boundary=x"
+    row = {"image": png}
+    assert form().parse(json.dumps({"image": base64.encodebytes(png).decode()}).encode()) == ([row], False)
+    assert form().parse(png, b"image/png") == ([row], False)
+    assert form().parse(posted(("image", png)), multipart) == ([row], False)
+    assert form().parse(posted(("images", png), ("images", png)), multipart) == ([row, row], True)
+
+
+REFUSED = {
+    "an address": (b'{"image": "http://here/1.png"}', b"application/json", "is an address"),
+    "not base64": (b'{"image": "***"}', b"application/json", "is not base64"),
+    "no image": (b"text", b"image/png", "no image that is read"),
+    "a bomb": (BOMB, b"image/png", "declares"),
+    "no boundary": (posted(), b"multipart/form-data", "no boundary"),
+    "no end": (b"--x\r\n", b"multipart/form-data; boundary=x", "no end"),
+    "no file": (posted(), b"multipart/form-data; boundary=x", "no file"),
+    "another name": (posted(("photo", b"")), b"multipart/form-data; boundary=x", "not 'photo'"),
+    "too many": (posted(*[("images", b"")] * 3), b"multipart/form-data; boundary=x", "at most 2"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_the_endpoint_refuses_with_one_sentence(what: str) -> None:
+    body, kind, said = REFUSED[what]
+    with pytest.raises(Refusal, match=said):
+        form().parse(body, kind)
+
+
+def test_pixels_that_are_no_numbers_of_bytes_are_refused() -> None:
+    with pytest.raises(Refused, match="floating-point"):
+        pictures.decode(file_of("F", "TIFF", colour=0.5))
