@@ -36,6 +36,7 @@ DEMOS = {
     "tabular-classification": "bigmodel.demos.tabular_classification",
     "tabular-regression": "bigmodel.demos.tabular_regression",
     "image-classification": "bigmodel.demos.image_classification",
+    "text-generation": "bigmodel.demos.text_generation",
 }
 TOLERANCE = 1e-5  # between the endpoint's numbers and the command's
 

@@ -19,6 +19,16 @@ def test_a_recipe_loads_and_says_its_command(path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_shakespeare_has_at_most_1_70_nats(data_folder, tmp_path):
+    source = data_folder / "lm_tinyshakespeare" / "input.txt"
+    experiment = load(RECIPES / "shakespeare.yaml", [f"data.train={source}", f"output={tmp_path / 'run'}"])
+    report = pipeline.test(experiment, fit(experiment))
+    assert report["metrics"]["loss"] <= 1.70
+    assert report["metrics"]["bits_per_byte"] < report["baselines"]["ngrams"]["bits_per_byte"]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("name", "bar"), BARS.items())
 def test_a_recipe_reaches_its_bar_and_the_linear_baseline(name, bar, data_folder, tmp_path):
