@@ -37,6 +37,7 @@ DEMOS = {
     "tabular-regression": "bigmodel.demos.tabular_regression",
     "image-classification": "bigmodel.demos.image_classification",
     "text-generation": "bigmodel.demos.text_generation",
+    "translation": "bigmodel.demos.translation",
 }
 TOLERANCE = 1e-5  # between the endpoint's numbers and the command's
 

@@ -219,6 +219,8 @@ class TrainConfig(Section):
     """How often training goes through the training rows."""
     batch_size: PositiveInt = 64
     """Samples of one optimiser step, over all workers and pieces: the number of workers never changes it."""
+    batch_tokens: Count = 0
+    """About so many tokens of one optimiser step, padding included, in place of batch_size; 0 counts samples."""
     accumulate: PositiveInt = 1
     """Pieces a worker cuts its part of the batch into, to save memory; the step stays the same."""
     workers: Count = 0
@@ -286,6 +288,14 @@ class TuneConfig(Section):
     maximal update parametrisation."""
 
 
+class DecodeConfig(Section):
+    beams: PositiveInt = 1
+    """Translations that are followed side by side; 1 takes the likeliest token each time, as validation while training
+    always does."""
+    length_penalty: float = 1.0
+    """Beams are compared by their log-probability over so many powers of their length; 0 favours short ones."""
+
+
 class MupConfig(Section):
     hidden_size: PositiveInt | None = None
     """The width of the encoder at which learning rate and initialisation were tuned: the model, however wide, is scaled
@@ -328,6 +338,8 @@ class Experiment(Section):
     """Maximal update parametrisation: what is tuned on a narrow encoder holds for a wide one."""
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    decode: DecodeConfig = DecodeConfig()
+    """How the trained model translates."""
     tune: TuneConfig = TuneConfig()
     """What `bigmodel tune` searches, and how; training does not read it."""
     output: str = "runs/model"

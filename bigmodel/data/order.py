@@ -1,8 +1,8 @@
 """Which samples form which step: pure functions of (seed, epoch, step). There is no state to save, and nothing to skip.
 
 An epoch is a pseudo-random permutation of the samples. It is walked in windows of `bucket` batches; a window is sorted
-by length and cut into batches, which then come in random order: batches hold texts of like length, epochs differ, and a
-step costs its window, not the data set.
+by length and cut into batches, of as many samples or of about as many tokens, which then come in random order: batches
+hold texts of like length, epochs differ, and a step costs its window, not the data set.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+REAL = 0.95  # of the tokens of a batch that is cut by tokens, the part expected to be no padding
 _ROUNDS = 4  # of a Feistel network: three make a pseudo-random permutation (Luby & Rackoff, 1988, doi:10.1137/0217022)
 
 
@@ -51,11 +52,18 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class Order:
-    """The batches of a run. `lengths` (N,) may be memory-mapped; `batch_size` counts samples over all workers."""
+    """The batches of a run, of `batch_size` samples over all workers, or of about `batch_tokens` tokens with their
+    padding. `lengths` may be memory-mapped: (N,), or (N, S) where a sample has S sides, each padded by itself.
 
-    def __init__(self, lengths: NDArray[Any], batch_size: int, bucket: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.bucket, self.seed = lengths, batch_size, bucket, seed
-        self.steps_per_epoch = -(-len(lengths) // batch_size)
+    So many tokens are not a bound: a window has as many samples as `bucket` batches hold on average, and is cut into
+    exactly `bucket` batches of like size, so that which window a step belongs to stays arithmetic.
+    """
+
+    def __init__(self, lengths: NDArray[Any], batch_size: int, bucket: int, seed: int, batch_tokens: int = 0) -> None:
+        self.lengths, self.bucket, self.seed, self.batch_tokens = lengths, bucket, seed, batch_tokens
+        mean = float(lengths.sum()) / max(len(lengths), 1)  # tokens of a sample, all sides
+        self.batch_size = max(1, int(REAL * batch_tokens / max(mean, 1.0))) if batch_tokens else batch_size
+        self.steps_per_epoch = -(-len(lengths) // self.batch_size)
         self._window: tuple[int, int] = (-1, -1)
         self._batches: list[Ids] = []
 
@@ -72,9 +80,52 @@ class Order:
         positions = np.arange(window * size, min((window + 1) * size, len(self.lengths)))
         ids = permute(positions, len(self.lengths), self.seed, epoch)
         if self.bucket > 1:
-            ids = ids[np.argsort(self.lengths[ids], kind="stable")]
-        cut = np.split(ids, range(self.batch_size, len(ids), self.batch_size))
+            ids = ids[by_length(self.lengths[ids])]
+        places = list(range(self.batch_size, len(ids), self.batch_size))
+        if self.batch_tokens and self.bucket > 1:
+            places = even_cuts(self.lengths[ids], len(places) + 1)
+        cut = np.split(ids, places)
         return [cut[i] for i in generator(self.seed, epoch, 1 + window).permutation(len(cut))]
+
+
+def by_length(lengths: NDArray[Any]) -> Ids:
+    """The places of samples in an order in which neighbours are of like length. Of two sides: by the longer one, and
+    where it is the same by how much the first is longer, now rising, now falling, so that it hardly jumps between."""
+    if lengths.ndim == 1:
+        return np.argsort(lengths, kind="stable")
+    longer = lengths.max(1)
+    apart = lengths[:, 0].astype(np.int64) - lengths[:, -1]
+    _, level = np.unique(longer, return_inverse=True)
+    return np.lexsort((np.where(level % 2, -apart, apart), longer))
+
+
+def even_cuts(lengths: NDArray[Any], count: int) -> list[int]:
+    """Where to cut samples in their order into `count` batches, so that the largest has as few tokens, with padding, as
+    can be: the smallest limit with which filling one batch after the other needs no more batches."""
+    sides = lengths.reshape(len(lengths), -1).tolist()
+    low, high = 0, len(sides) * sum(map(max, zip(*sides, strict=True)))
+    while low + 1 < high:
+        limit = (low + high) // 2
+        low, high = (low, limit) if len(_fill(sides, limit)) < count else (limit, high)
+    cuts = _fill(sides, high)
+    while len(cuts) < count - 1:  # fewer were enough: the one with the most samples is halved
+        ends = [0, *cuts, len(sides)]
+        widest = max(range(len(ends) - 1), key=lambda i: ends[i + 1] - ends[i])
+        cuts.insert(widest, (ends[widest] + ends[widest + 1]) // 2)
+    return cuts
+
+
+def _fill(sides: list[list[int]], limit: int) -> list[int]:
+    """Where batches begin, but the first, that take samples while they stay within the limit; one alone may exceed
+    it."""
+    cuts, start = [], 0
+    longest = [0] * len(sides[0])
+    for i, lengths in enumerate(sides):
+        longest = [max(pair) for pair in zip(longest, lengths, strict=True)]
+        if i > start and (i + 1 - start) * sum(longest) > limit:
+            cuts.append(i)
+            start, longest = i, lengths
+    return cuts
 
 
 def shard(batch: Ids, rank: int, world: int) -> Ids:

@@ -34,6 +34,7 @@ from bigmodel.models.fields import (
 )
 from bigmodel.models.rnn import GRUForSequenceClassification, LSTMForSequenceClassification
 from bigmodel.models.rnn_lm import GRUForCausalLM, LSTMForCausalLM
+from bigmodel.models.rnn_seq2seq import RNNForSeq2SeqLM
 from bigmodel.models.small_images import resnet_defaults, vit_defaults
 from bigmodel.models.table_processor import TableProcessor
 from bigmodel.models.tabular import FTTransformerModel, TabularMLPModel, TabularModel
@@ -55,6 +56,7 @@ OURS: tuple[type[PreTrainedModel], ...] = (
     CNNForImageClassification,
     TabularMLPModel,
     FTTransformerModel,
+    RNNForSeq2SeqLM,
 )
 Default = tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]
 DEFAULTS: dict[str, dict[str, Default]] = {

@@ -44,5 +44,6 @@ def translator_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
         "activation_function": "relu",
         "encoder_ffn_dim": 4 * hidden_size,
         "decoder_ffn_dim": 4 * hidden_size,
+        "attention_dropout": 0.1,
         "scale_embedding": True,
     }

@@ -38,7 +38,7 @@ class Examples(Protocol):
     """Samples that training goes through: those on disk, or a task's own view of them."""
 
     lengths: Any
-    """(N,) int32: tokens of each."""
+    """Tokens of each: (N,), or (N, S) where a sample has S sides that are padded by themselves."""
 
     def __len__(self) -> int: ...
 

@@ -184,7 +184,30 @@ def length(sample: Sample) -> int:
 
 
 def examples(samples: Examples, experiment: Experiment) -> Examples:
-    return samples
+    return Pairs(samples)
+
+
+class Pairs:
+    """Samples with the lengths of both sides, (N, 2)."""
+
+    def __init__(self, samples: Any) -> None:
+        self._samples = samples
+        self.lengths = np.stack([_sizes(samples, "input_ids"), _sizes(samples, "labels") - 1], axis=1)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def take(self, ids: Any) -> list[Sample]:
+        found: list[Sample] = self._samples.take(ids)
+        return found
+
+    def column(self, name: str) -> Any:
+        return self._samples.column(name)
+
+
+def _sizes(samples: Any, name: str) -> Any:
+    """How long the arrays of a field are: (N,)."""
+    return np.concatenate([np.diff(offsets).astype(np.int32) for _, offsets in samples.column(name)])
 
 
 def augment(

@@ -106,6 +106,7 @@ def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict
     trainer = Trainer(experiment, prepared, Worker())
     trainer.load_weights(best.tensors["model"])
     trainer.model.eval()
+    _decode_as_asked(trainer.model, experiment)
     precision = progress["precision"]
     info = {
         "experiment": experiment.model_dump(mode="json"),
@@ -122,6 +123,17 @@ def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict
     ]
     Predictor(experiment.task, trainer.model, trainer.processor, info, precision=precision).save(run.model, golden)
     run.write(state="finished", progress=progress, metrics=best.state["metrics"])
+
+
+def _decode_as_asked(model: Any, experiment: Experiment) -> None:
+    """What generation_config.json says to whoever opens the model directory."""
+    if model.config.is_encoder_decoder:
+        model.generation_config.update(
+            num_beams=experiment.decode.beams,
+            length_penalty=experiment.decode.length_penalty,
+            early_stopping=experiment.decode.beams > 1,
+            max_length=experiment.data.max_length + 1,  # with the token that begins
+        )
 
 
 def versions() -> dict[str, str]:

@@ -88,7 +88,7 @@ class Trainer:
         self.task = tasks.get(experiment.task)
         self.processor = self.prepared.processor()
         self.samples = self.task.examples(self.prepared.samples("train"), experiment)
-        self.order = Order(self.samples.lengths, train.batch_size, train.bucket, train.seed)
+        self.order = Order(self.samples.lengths, train.batch_size, train.bucket, train.seed, train.batch_tokens)
         self.total_steps = self.order.steps_per_epoch * train.epochs
         self.warmup = min(experiment.optim.warmup, self.total_steps // 10)
         torch.manual_seed(train.seed)

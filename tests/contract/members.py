@@ -11,7 +11,7 @@ import json
 import random
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Work:
     write: Callable[[Path], None]
     file: str
     data: dict[str, Any]
+    fields: dict[str, str] = field(default_factory=dict)
+    """Role -> what the endpoint calls it, where it is called otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,10 @@ def asked_in(experiment: Experiment) -> list[dict[str, Any]]:
     asked = {role: column for role, column in task.columns(data).items() if role not in task.targets}
     assert isinstance(data.train, str)
     _, records = open_rows(data.train, read_options(data))
-    return [as_json({role: record.values[column] for role, column in asked.items()}) for record in records]
+    called = WORK[experiment.task].fields
+    return [
+        as_json({called.get(role, role): record.values[column] for role, column in asked.items()}) for record in records
+    ]
 
 
 def as_json(row: dict[str, Any]) -> dict[str, Any]:
@@ -152,6 +157,16 @@ def tiny_vit(folder: Path) -> str:
     return str(folder)
 
 
+def write_pairs(file: Path) -> None:
+    """The same texts, each with one of three translations."""
+    write_texts(file)
+    with open(file, encoding="utf-8", newline="") as texts:
+        _, *rows = csv.reader(texts)
+    written = {"good": "A good man, 1,234.", "très bien": "très bien (d'accord)", "坏": "坏人 naïve"}
+    with open(file, "w", encoding="utf-8", newline="") as out:
+        csv.writer(out).writerows([["german", "english"], *([text, written[label]] for text, label in rows)])
+
+
 def tiny_bert(folder: Path) -> str:
     """A checkpoint of transformers, as one finds them: body, tokenizer, no head."""
     import torch
@@ -171,16 +186,27 @@ def tiny_bert(folder: Path) -> str:
 
 CONSONANTS, VOWELS = "bdfgklmnprst", "aeiou"
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+TRANSLATOR = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "dropout": 0.0, "attention_dropout": 0.0,
+}  # fmt: skip
 RECURRENT = {"hidden_size": 16, "embedding_size": 16}
 CONVOLUTIONS = {"num_filters": 12, "embedding_size": 16, "dropout": 0.2}
 NGRAMS = {"ngram_orders": [1, 2], "ngram_buckets": 500, "ngram_size": 16}
 
 READ = {"text": "review", "label": "stars", "max_length": 20, "tokenizer": {"min_frequency": 1}}
+PAIRS = {
+    "source": "german",
+    "target": "english",
+    "max_length": 40,
+    "tokenizer": {"vocab_size": 200, "min_frequency": 1},
+}
 WORK = {
     "text-classification": Work(write_texts, "texts.csv", READ),
     "image-classification": Work(write_pictures, "pictures.parquet", {"image": "picture", "label": "kind"}),
     "tabular-classification": Work(write_labels, "labels.jsonl", {"label": "target"}),
     "tabular-regression": Work(write_numbers, "numbers.jsonl", {"label": "target"}),
+    "translation": Work(write_pairs, "pairs.csv", PAIRS, {"source": "text"}),
 }
 TEXT, IMAGE = "text-classification", "image-classification"
 LABELS, NUMBERS = "tabular-classification", "tabular-regression"
@@ -202,5 +228,9 @@ MEMBERS = [
     Member("resnet", IMAGE, {"type": "resnet", "hidden_sizes": [8, 16], "depths": [1, 1]}),
     Member("vit", IMAGE, {"type": "vit", "hidden_dropout_prob": 0.0, **ENCODER}),
     Member("a pretrained vit", IMAGE, {"pretrained": tiny_vit, "hidden_dropout_prob": 0.0}),
+    Member("transformer", "translation", {"type": "transformer", **TRANSLATOR}),
+    Member(
+        "recurrent", "translation", {"type": "rnn_seq2seq", "dropout": 0.0, "hidden_size": 64, "embedding_size": 64}
+    ),
     Member("pretrained", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0}),
 ]

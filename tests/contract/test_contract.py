@@ -85,11 +85,13 @@ def test_what_else_is_asked_changes_nothing_in_bf16_but_its_last_digits(run, que
 
 def numbers(answer: dict[str, Any]) -> dict[str, Any]:
     """Of two labels as likely either may win: their scores, or the number that is the answer."""
-    return {key: answer[key] for key in ("scores", "prediction") if key in answer}
+    return {key: answer[key] for key in ("scores", "prediction", "translation") if key in answer}
 
 
 def test_the_model_itself_answers_alike_alone_and_padded(predictor, questions):
     """As a notebook would call it: without the Predictor's own ways."""
+    if predictor.task.judged_with:
+        pytest.skip("it reads its target too: its loss is compared below")
     samples = predictor.encode(questions)
     collate, model = predictor.task.collate, predictor.model.eval()
     with torch.inference_mode():
@@ -100,6 +102,20 @@ def test_the_model_itself_answers_alike_alone_and_padded(predictor, questions):
 
 def test_transformers_gives_the_same_answers(member, run, predictor, questions, bodies):
     agree(strangers.USES[member.task](str(run.model), bodies), predictor.predict(questions), 1e-6)
+
+
+def test_the_loss_of_a_batch_is_that_of_its_rows_alone(experiment, predictor):
+    if not predictor.task.judged_with:
+        pytest.skip("its logits are compared above")
+    task, data, model = predictor.task, experiment.data, predictor.model.eval()
+    rows = [found.row for found in clean(data.train, task, task.columns(data), read_options(data))]
+    samples = predictor.encode(rows)
+    with torch.inference_mode():
+        together, *alone = (
+            float(task.loss(model, task.collate(part, predictor.processor), experiment))
+            for part in [samples, *([sample] for sample in samples)]
+        )
+    assert together == pytest.approx(sum(alone), rel=1e-4)
 
 
 def test_it_opens_where_there_is_no_bigmodel(member, answered_by_strangers, predictor, questions):

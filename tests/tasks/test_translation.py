@@ -1,0 +1,132 @@
+"""Translation: subwords that give a text back, one vocabulary or two, pretrained models, beams, bad rows."""
+
+import csv
+import itertools
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bigmodel import pipeline
+from bigmodel.errors import ConfigError
+from bigmodel.evaluation import bleu
+from bigmodel.evaluation.translation import nearest
+from bigmodel.experiment import TokenizerConfig
+from bigmodel.predictor import Predictor
+from bigmodel.tasks import subwords, translation
+from bigmodel.tasks.base import Refused
+from bigmodel.tasks.tokenizer import normalize
+from bigmodel.training.fit import fit
+
+TEXTS = ["Ein Mann (35) läuft, schnell!", "A man's dog: 1,234 x", "l'été, c'est 好"]
+BART = {"layers": 1, "attention_heads": 2, "ffn_dim": 32}
+NUMBERS = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four"}
+
+
+@pytest.fixture(scope="module")
+def languages():
+    learnt = subwords.train(TEXTS * 2, TokenizerConfig(vocab_size=120, min_frequency=1), False, 64)
+    return subwords.Languages(learnt, learnt)
+
+
+@given(st.lists(st.sampled_from(sorted(set("".join(TEXTS)))), min_size=1, max_size=40))
+def test_a_text_of_known_characters_comes_back_as_it_was(languages, letters):
+    text = normalize("".join(letters))
+    assert languages.decode(languages.encode_target([text])) == [text]
+
+
+def test_the_end_in_a_text_is_four_signs_and_no_end(languages):
+    (ids, _), (plain, _) = languages.encode_source(["a </s> x", "a x"])
+    assert list(ids).count(3) == list(plain).count(3) == 1
+
+
+def test_a_long_text_is_cut_and_counted_and_keeps_its_end(languages):
+    ((ids, num_tokens),) = languages.encode_source(["x " * 200])
+    assert len(ids) == 64 and ids[-1] == 3 and num_tokens > 200
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    """Numbers in German and English, to be changed with `section={...}`."""
+    rows = [
+        (" ".join(words), " ".join(NUMBERS[word] for word in words)) for words in itertools.product(NUMBERS, repeat=3)
+    ]
+    with open(tmp_path / "numbers.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("de", "en"), *rows])
+    tree = {
+        "task": "translation",
+        "data": {
+            "train": str(tmp_path / "numbers.csv"), "valid": str(tmp_path / "numbers.csv"), "split": {"test": 0},
+            "source": "de", "target": "en", "max_length": 16, "tokenizer": {"vocab_size": 60, "min_frequency": 1},
+        },
+        "model": {"d_model": 32, "num_hidden_layers": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "dropout": 0.0},
+        "optim": {"lr": 0.01},
+        "train": {"epochs": 30, "batch_tokens": 200, "validate_every": 1000, "precision": "fp32", "threads": 1},
+        "output": str(tmp_path / "run"),
+    }  # fmt: skip
+
+    def made(**changes):
+        file = tmp_path / "experiment.yaml"
+        file.write_text(yaml.safe_dump(tree | changes | {"data": tree["data"] | changes.get("data", {})}))
+        return pipeline.read_experiment(file)
+
+    return made
+
+
+def test_two_vocabularies_and_beams_survive_the_model_directory(experiment):
+    tokenizer = {"vocab_size": 60, "min_frequency": 1, "joint": False}
+    run = fit(experiment(data={"tokenizer": tokenizer}, decode={"beams": 3}))
+    predictor = Predictor.load(run.model)
+    assert not predictor.processor.joint and predictor.model.generation_config.num_beams == 3
+    assert predictor.predict([{"source": "zwei drei eins"}]) == [{"translation": "two three one"}]
+    assert run.info["metrics"]["chrf"] > 80
+
+
+@pytest.mark.parametrize("model_type", ["t5", "bart"])
+def test_a_pretrained_seq2seq_model_is_trained_further(experiment, languages, tmp_path, model_type):
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    bart = {f"{side}_{what}": size for side in ("encoder", "decoder") for what, size in BART.items()}
+    sizes = {
+        "t5": {"d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0},
+        "bart": {**bart, "max_position_embeddings": 32, "decoder_start_token_id": 2, "forced_eos_token_id": 3},
+    }
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "vocab_size": len(languages.source), "d_model": 32}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(model_type, **ids, **sizes[model_type]))
+    model.save_pretrained(tmp_path / "found")
+    languages.save_pretrained(tmp_path / "found")
+    train = {"epochs": 1, "batch_size": 16, "precision": "fp32", "threads": 1}
+    run = fit(experiment(model={"pretrained": str(tmp_path / "found")}, train=train))
+    predictor = Predictor.load(run.model)
+    questions = [{"source": "eins zwei"}, {"source": "vier"}]
+    assert predictor.predict(questions) == [predictor.predict([question])[0] for question in questions]
+
+
+def test_rows_that_cannot_be_used_name_their_column():
+    with pytest.raises(Refused, match="the text is empty") as refused:
+        translation.clean({"de": "a", "en": "  "}, {"source": "de", "target": "en"})
+    assert refused.value.column == "en"
+
+
+def test_other_tokenizers_are_refused_with_the_one_there_is(experiment):
+    with pytest.raises(ConfigError, match="data.tokenizer.type is word: translation writes text, and learns bpe alone"):
+        fit(experiment(data={"tokenizer": {"type": "word"}}))
+
+
+def test_bleu_is_what_sacrebleu_says_and_tokens_are_lower_case():
+    found, wanted = ["The cat sat on the mat.", "A man's hat."], ["The cat is on the mat.", "A man's hat."]
+    scores = bleu.scores(found, wanted)
+    import sacrebleu
+
+    assert scores["bleu"] == sacrebleu.corpus_bleu(found, [wanted]).score
+    assert bleu.tokenized("A man's hat.") == "a man ' s hat ."
+    assert "version:" in bleu.signatures()["bleu"]
+
+
+def test_the_nearest_row_is_the_one_with_the_same_words():
+    known = [{"source": "ein roter Hund", "target": "a red dog"}, {"source": "zwei Katzen", "target": "two cats"}]
+    assert nearest(known, ["der rote Hund ein", "Katzen zwei"]) == ["a red dog", "two cats"]
