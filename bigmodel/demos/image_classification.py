@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 STEM = "digits"
+ASKED = 5
 
 EXPERIMENT = """\
 # The experiment of `bigmodel demo image-classification`. Change it, and run it again:
@@ -56,7 +57,11 @@ def write(folder: Path) -> str:
     return f"{len(digits):,} handwritten digits from scikit-learn: {folder / 'digits'}"
 
 
-QUESTIONS = [{"image": base64.b64encode(png).decode()} for _, png in _digits()[:5]]
+def __getattr__(name: str) -> Any:
+    """QUESTIONS are made when they are asked for: scikit-learn takes a second to import."""
+    if name != "QUESTIONS":
+        raise AttributeError(name)
+    return [{"image": base64.b64encode(png).decode()} for _, png in _digits()[:ASKED]]
 
 
 def shown(question: Mapping[str, Any], answer: Mapping[str, Any]) -> str:

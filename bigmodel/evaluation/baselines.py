@@ -1,8 +1,9 @@
 """What a classifier has to beat, on the same rows: the most frequent label, and a linear model that costs seconds.
 
-The linear model is a linear SVM (Fan et al., 2008, LIBLINEAR, http://jmlr.org/papers/v9/fan08a.html) over TF-IDF
-weights of n-grams: of characters for Chinese-like text, of words otherwise, by the same look at the training texts that
-chooses the tokenizer. Its settings are fixed, so that its number is a property of the data, comparable between runs.
+For texts the linear model is a linear SVM (Fan et al., 2008, LIBLINEAR, http://jmlr.org/papers/v9/fan08a.html) over
+TF-IDF weights of n-grams: of characters for Chinese-like text, of words otherwise, by the same look at the training
+texts that chooses the tokenizer. For images it is a logistic regression on the pixels of small copies. The settings are
+fixed, so that the numbers are a property of the data, comparable between runs.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bigmodel.evaluation.evidence import Training
 from bigmodel.evaluation.metrics import accuracy, accuracy_interval, confusion, macro_f1, mcnemar
-from bigmodel.tasks import tokenizer
+from bigmodel.tasks import pictures, tokenizer
 from bigmodel.tasks.base import Row
 
 NGRAMS = (1, 2)
@@ -25,6 +28,10 @@ C = 0.5
 MAX_ROWS = 100_000  # training rows the linear model sees: more cost minutes and hardly move it
 RARE = 2  # n-grams of fewer texts are left out, where there are texts enough
 FEW_ROWS = 100
+MAX_IMAGES = 4000  # training images it sees: enough for what a linear model can learn of pixels
+PIXELS = 28 * 28  # numbers that an image becomes, at most
+ITERATIONS = 50
+IMAGES_AT_ONCE = 1000
 ALPHA = 0.05  # of McNemar's test: below it a difference is called beyond noise
 
 
@@ -36,10 +43,10 @@ class Survey:
     known: set[str]
     """The contents asked about that stand in the training rows too."""
     rows: list[Row]
-    """All rows, in their order; a random choice of MAX_ROWS of them where there are more."""
+    """All rows, in their order; a random choice of them where there are more than were asked for."""
 
 
-def survey(training: Training, contents: set[str], content: Callable[[Row], str]) -> Survey:
+def survey(training: Training, contents: set[str], content: Callable[[Row], str], most: int | None = None) -> Survey:
     labels: Counter[str] = Counter()
     known: set[str] = set()
 
@@ -50,18 +57,19 @@ def survey(training: Training, contents: set[str], content: Callable[[Row], str]
                 known.add(text)
             yield row
 
-    rows = sample(counted())
+    rows = sample(counted(), most)
     return Survey(labels, known, rows)
 
 
-def sample(training: Iterable[Row]) -> list[Row]:
-    """All rows, in their order; a random choice of MAX_ROWS of them where there are more."""
+def sample(training: Iterable[Row], most: int | None = None) -> list[Row]:
+    """All rows, in their order; a random choice of `most`, or MAX_ROWS, of them where there are more."""
+    most = most or MAX_ROWS
     rows: list[Row] = []
     rng = random.Random(0)
     for number, row in enumerate(training):
-        if number < MAX_ROWS:
+        if number < most:
             rows.append(row)
-        elif (place := rng.randint(0, number)) < MAX_ROWS:  # reservoir sampling (Vitter, 1985, algorithm R)
+        elif (place := rng.randint(0, number)) < most:  # reservoir sampling (Vitter, 1985, algorithm R)
             rows[place] = row
     return rows
 
@@ -81,11 +89,29 @@ def linear(rows: Sequence[Row], texts: Sequence[str], wanted: Sequence[str], mod
         found = fit_and_answer(rows, texts, "char" if kind == "char" else "word")
     except ValueError as e:
         return {"reason": f"scikit-learn could not fit it: {str(e).splitlines()[0]}"}
+    features = f"TF-IDF of {'character' if kind == 'char' else 'word'} 1- and 2-grams, linear SVM"
+    return _judged(features, len(rows), time.perf_counter() - start, found, wanted, model)
+
+
+def linear_of_images(
+    rows: Sequence[Row], images: Sequence[bytes], wanted: Sequence[str], model: Sequence[str]
+) -> dict[str, Any]:
+    """The same for images."""
+    start = time.perf_counter()
+    if len({row["label"] for row in rows}) < 2:
+        return {"reason": "the training rows have one label only"}
+    found, features = fit_and_answer_images(rows, images)
+    return _judged(features, len(rows), time.perf_counter() - start, found, wanted, model)
+
+
+def _judged(
+    features: str, num_rows: int, seconds: float, found: Sequence[str], wanted: Sequence[str], model: Sequence[str]
+) -> dict[str, Any]:
     labels = sorted({*found, *wanted})
     return {
-        "features": f"TF-IDF of {'character' if kind == 'char' else 'word'} 1- and 2-grams",
-        "training_rows": len(rows),
-        "seconds": round(time.perf_counter() - start, 2),
+        "features": features,
+        "training_rows": num_rows,
+        "seconds": round(seconds, 2),
         "accuracy": accuracy(found, wanted),
         "macro_f1": macro_f1(found, wanted),
         "interval": list(accuracy_interval(confusion(found, wanted, labels))),
@@ -106,6 +132,37 @@ def fit_and_answer(rows: Sequence[Row], texts: Sequence[str], analyzer: str) -> 
         svm = LinearSVC(C=C, random_state=0)
         svm.fit(vectorizer.fit_transform([row["text"] for row in rows]), [row["label"] for row in rows])
     return [str(label) for label in svm.predict(vectorizer.transform(texts))]
+
+
+def fit_and_answer_images(rows: Sequence[Row], images: Sequence[bytes]) -> tuple[list[str], str]:
+    """The label of each image by a logistic regression on pixels, and what it was given of them."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    known = [row["image"] for row in rows]
+    mode = "L" if all(pictures.header(image).mode in pictures.GREY for image in known) else "RGB"
+    size = _small(known, len(mode))
+    model = LogisticRegression(max_iter=ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(_pixels(known, mode, size), [row["label"] for row in rows])
+    found: list[str] = []
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        found += map(str, model.predict(_pixels(images[start : start + IMAGES_AT_ONCE], mode, size)))
+    return found, f"{size[0]} by {size[1]} {'grey' if mode == 'L' else 'coloured'} pixels, logistic regression"
+
+
+def _small(images: Sequence[bytes], channels: int) -> tuple[int, int]:
+    """Width and height, in proportion those of most images, of a copy that is no more than PIXELS numbers."""
+    height, width = (float(np.median(side)) for side in zip(*map(pictures.upright_size, images), strict=True))
+    scale = min(1.0, (PIXELS / channels / (height * width)) ** 0.5)
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def _pixels(images: Sequence[bytes], mode: str, size: tuple[int, int]) -> Any:
+    """(N, H * W * channels), from 0 to 1."""
+    copies = (pictures.decode(image, max(size)).convert(mode).resize(size) for image in images)
+    return np.stack([np.asarray(copy, np.float32).reshape(-1) for copy in copies]) / 255
 
 
 def compare(

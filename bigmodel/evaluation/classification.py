@@ -142,7 +142,8 @@ def _beside_training(evidence: Evidence, found: Sequence[str], wanted: Sequence[
     """What the training rows add: the baselines learnt from them, and which of the tested rows stand among them."""
     rows, content = evidence.rows, evidence.task.content
     contents = [content(row) for row in rows]
-    seen = baselines.survey(evidence.training, set(contents), content) if evidence.training else None
+    most = baselines.MAX_IMAGES if "image" in rows[0] else None
+    seen = baselines.survey(evidence.training, set(contents), content, most) if evidence.training else None
     if seen is None or not seen.rows:
         always = baselines.majority(Counter(wanted), wanted, "the tested rows")
         linear: dict[str, Any] = {"reason": "the training rows are not at hand"}
@@ -152,6 +153,9 @@ def _beside_training(evidence: Evidence, found: Sequence[str], wanted: Sequence[
     if "text" in seen.rows[0]:
         evidence.say(f"linear baseline: TF-IDF and a linear SVM on {len(seen.rows):,} training rows")
         linear = baselines.linear(seen.rows, [row["text"] for row in rows], wanted, found)
+    elif "image" in seen.rows[0]:
+        evidence.say(f"linear baseline: logistic regression on the pixels of {len(seen.rows):,} training images")
+        linear = baselines.linear_of_images(seen.rows, [row["image"] for row in rows], wanted, found)
     trees: dict[str, Any] = {}
     if "features" in seen.rows[0] and evidence.predictor is not None:
         evidence.say(f"baseline: {boosting.NAME} on {len(seen.rows):,} training rows")
@@ -209,7 +213,7 @@ def _about_baselines(baseline: Mapping[str, Any]) -> Iterator[RenderableType]:
     elif "accuracy" in linear:
         yield Text(linear["comparison"]["statement"])
         yield Text(
-            f"Linear baseline: {linear['features']}, linear SVM; {linear['training_rows']:,} training rows, "
+            f"Linear baseline: {linear['features']}; {linear['training_rows']:,} training rows, "
             f"{linear['seconds']:.1f} s."
         )
     else:

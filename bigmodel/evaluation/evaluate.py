@@ -92,6 +92,7 @@ def _answer(predictor: Predictor, questions: Sequence[Row]) -> tuple[list[Answer
         "seconds": round(seconds, 4),
         "rows_per_s": round(len(questions) / seconds, 1),
         "tokens_per_s": round(num_tokens / seconds, 1),
+        "unit": predictor.task.unit,
         "device": predictor.device,
         "precision": predictor.precision,
         "threads": torch.get_num_threads(),

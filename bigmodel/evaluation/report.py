@@ -61,7 +61,7 @@ def _told(known: Mapping[str, Any], name: str, form: str) -> str:
 def _inference(speed: Mapping[str, Any]) -> str:
     threads = f"{speed['threads']} thread{'' if speed['threads'] == 1 else 's'}"
     return (
-        f"inference  {speed['rows_per_s']:,.0f} rows/s, {speed['tokens_per_s']:,.0f} tokens/s, "
+        f"inference  {speed['rows_per_s']:,.0f} rows/s, {speed['tokens_per_s']:,.0f} {speed.get('unit', 'tokens')}/s, "
         f"{speed['seconds']:,.2f} s ({speed['device']}, {threads}, {speed['precision']})"
     )
 

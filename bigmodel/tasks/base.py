@@ -60,6 +60,8 @@ class Task(Protocol):
     """Roles that are asked for, and whose columns need not be there at prediction."""
     judged_with: tuple[str, ...]
     """Those of them that `judge` reads; a row is judged without the others."""
+    unit: str
+    """What `length` counts, in the words of a report."""
 
     def columns(self, data: DataConfig) -> dict[str, str]:
         """Role -> column name, or WHOLE. ConfigError if the experiment does not name one."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 goal = Goal("accuracy", "max")
 targets = ("label",)
 judged_with = ()
+unit = "patches of 16 by 16 pixels"
 
 target, score, unfit = text_classification.target, text_classification.score, text_classification.unfit
 

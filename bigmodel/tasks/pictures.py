@@ -19,6 +19,7 @@ from bigmodel.tasks.base import Refused
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 NAMED = "PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
+GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 MAX_PIXELS = 64_000_000
 ORIENTATION = 0x0112  # the EXIF tag; from 5 on the image lies on its side
 REASON = 160  # characters of what a decoder says
@@ -86,7 +87,7 @@ def _plain(image: Any) -> Any:
         plain = Image.fromarray(high)
         plain.info = image.info
         return plain
-    grey = image.mode in ("1", "L", "LA", "La")
+    grey = image.mode in GREY
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         white.alpha_composite(image.convert("RGBA"))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 goal = Goal("accuracy", "max")
 targets = ("label",)
 judged_with = ()
+unit = "columns"
 
 
 def columns(data: DataConfig) -> dict[str, str]:

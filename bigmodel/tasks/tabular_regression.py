@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 goal = Goal("rmse", "min")
 targets = ("label",)
 judged_with = ("label",)
+unit = "columns"
 
 
 def columns(data: DataConfig) -> dict[str, str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 goal = Goal("accuracy", "max")
 targets = ("label",)
 judged_with = ()
+unit = "tokens"
 
 VOCABULARY = "tokenizer.json"
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 goal = Goal("loss", "min")
 targets = ("block",)
 judged_with = ("block",)
+unit = "tokens"
 
 BEGINS, ENDS = 1, 2
 NO_TARGET = -100

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 goal = Goal("bleu", "max")
 targets = ("target",)
 judged_with = ("target",)
+unit = "tokens"
 
 IGNORED = -100  # a label that is no target, in all of transformers
 LONGEST = 512

@@ -2,12 +2,14 @@
 
 import csv
 import hashlib
+import io
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from bigmodel.evaluation import baselines
-from bigmodel.evaluation.baselines import compare, fit_and_answer, linear, majority, survey
+from bigmodel.evaluation.baselines import compare, fit_and_answer, linear, linear_of_images, majority, survey
 from bigmodel.evaluation.metrics import accuracy, macro_f1
 
 # ---- real data
@@ -133,6 +135,28 @@ def test_answers_are_labels_as_the_rows_have_them(review_rows):
 def test_where_nothing_can_be_fitted_the_report_says_so(rows):
     found = linear(rows, ["good"], ["1"], ["1"])
     assert list(found) == ["reason"] and "scikit-learn" in found["reason"]
+
+
+def noisy(label: str, rng, grey: bool) -> bytes:
+    """Noise, brighter in the half that the label names."""
+    from PIL import Image
+
+    pixels = rng.integers(0, 200, (60, 40) if grey else (60, 40, 3), dtype=np.uint8)
+    pixels[slice(0, 30) if label == "top" else slice(30, 60)] += 50
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("grey", "what"), [(True, "22 by 34 grey"), (False, "13 by 19 coloured")])
+def test_images_have_a_linear_baseline_on_small_copies(grey, what):
+    rng = np.random.default_rng(0)
+    rows = [{"label": label, "image": noisy(label, rng, grey)} for label in ("top", "bottom") * 40]
+    wanted = [row["label"] for row in rows[60:]]
+    found = linear_of_images(rows[:60], [row["image"] for row in rows[60:]], wanted, ["top"] * 20)
+    assert found["accuracy"] > 0.9 and found["features"] == f"{what} pixels, logistic regression"
+    assert found["comparison"]["better"] == "linear" and found["training_rows"] == 60
+    assert linear_of_images(rows[:1], [], [], []) == {"reason": "the training rows have one label only"}
 
 
 def test_a_survey_of_many_rows_keeps_each_with_the_same_chance(monkeypatch):
