@@ -122,7 +122,7 @@ def predict(
     text: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Answer this text; may be given again.")
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show which tokens or columns decided.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show which tokens, columns or pixels decided.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     changes: Changes = None,

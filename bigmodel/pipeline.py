@@ -190,6 +190,9 @@ def predict(
         if output is None:
             module.show(explanations)
             return
+        if explanations and "picture" in explanations[0]:
+            keep_pictures(explanations, output)
+            return
         with writing(output) as out:
             out.writelines(line(explanation) for explanation in explanations)
         return
@@ -221,6 +224,24 @@ def explained_files(files: Sequence[str], predictor: Predictor, module: Any, dat
         {"file": item.source, "line": item.line, **explanation}
         for item, explanation in zip(placed, explanations, strict=True)
     ]
+
+
+def keep_pictures(explanations: Sequence[dict[str, Any]], output: Path) -> None:
+    """Pictures to a folder, or the only one to a .png file; what else is known of each, with its file, is printed."""
+    alone = output.suffix.lower() == ".png"
+    if alone and len(explanations) > 1:
+        raise ConfigError(
+            f"--output {output} is one picture, but {len(explanations)} images are asked about. Name a folder"
+        )
+    for number, explanation in enumerate(explanations, 1):
+        name = Path(explanation["file"]).stem if "file" in explanation else "image"
+        file = output if alone else output / f"{number:04d}-{name}.png"
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(explanation["picture"])
+        except OSError as e:
+            raise ResourceError(f"{file}: cannot be written: {e.strerror or e}") from None
+        print(line(explanation | {"picture": str(file)}), end="")
 
 
 def asking(predictor: Predictor, data: DataConfig) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What decided an answer: one line here for each task that can say so, and a module beside this one with
 
-explain(predictor, rows) -> list[dict]   the answer to each row, and what decided it, JSON-able
+explain(predictor, rows) -> list[dict]   the answer to each row, and what decided it, JSON-able; `picture`,
+                                         if there is one, is a PNG that is written to a file
 show(explanations)                       print them
 """
 
@@ -13,6 +14,7 @@ from bigmodel.errors import ConfigError
 
 EXPLAINED_BY = {
     "text-classification": "explain_text",
+    "image-classification": "explain_image",
     "tabular-classification": "explain_table",
     "tabular-regression": "explain_table",
 }
