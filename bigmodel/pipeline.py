@@ -155,8 +155,7 @@ def evaluate(
             predictor, [p.row for p in placed], lambda i: (placed[i].source, placed[i].line), training=None, say=say
         )
     except Refused:
-        wrong = next(item for item in readable(placed, predictor) if isinstance(item, Bad))
-        raise DataError(f"{wrong.source}:{wrong.line}: {wrong.reason}") from None
+        raise first_unreadable(placed, predictor) from None
     show(report)
     if output:
         write_json(output, report)
@@ -219,7 +218,10 @@ def explained_files(files: Sequence[str], predictor: Predictor, module: Any, dat
                 f"{item.source}:{item.line}: {item.reason}. Mend the row; without --explain it is passed over"
             )
         placed.append(item)
-    explanations = module.explain(predictor, [item.row for item in placed])
+    try:
+        explanations = module.explain(predictor, [item.row for item in placed])
+    except Refused:
+        raise first_unreadable(placed, predictor) from None
     return [
         {"file": item.source, "line": item.line, **explanation}
         for item, explanation in zip(placed, explanations, strict=True)
@@ -262,6 +264,11 @@ def readable(items: Sequence[Placed | Bad], predictor: Predictor) -> list[Placed
             assert isinstance(item, Placed)
             checked.append(Bad(item.source, item.line, why.column, why.reason, ""))
     return checked
+
+
+def first_unreadable(placed: Sequence[Placed], predictor: Predictor) -> DataError:
+    wrong = next(item for item in readable(placed, predictor) if isinstance(item, Bad))
+    return DataError(f"{wrong.source}:{wrong.line}: {wrong.reason}")
 
 
 def _answer(items: Iterable[Placed | Bad], predictor: Predictor, out: IO[str]) -> tuple[int, int]:

@@ -65,7 +65,10 @@ class Form:
 
     @cached_property
     def plural(self) -> str:
-        return f"{self.names[0]}s" if self.bare else "inputs"
+        word = f"{self.names[0]}s" if self.bare else "inputs"
+        while word in self.names:  # a column of a table may be called anything
+            word = f"many_{word}"
+        return word
 
     @cached_property
     def file(self) -> tuple[str, str]:

@@ -47,6 +47,7 @@ def clean(
         wanted = {role: role for role in wanted}
     names, rows = open_rows(source, options, None if whole else wanted.values(), groups)
     _check_columns(source, {role: column for role, column in wanted.items() if column not in (WHOLE, BLOCK)}, names)
+    _check_twice(source, names, set(names) - set(options.ignored) if whole else set(wanted.values()))
     if whole:
         _check_ignored(source, options, names)
     for record in rows:
@@ -68,6 +69,13 @@ def clean(
             yield Bad(
                 record.source, record.line, missing.args[0], "the row has no such field", excerpt(str(record.values))
             )
+
+
+def _check_twice(source: str, names: Sequence[str], read: set[str]) -> None:
+    if twice := sorted(name for name in read if names.count(name) > 1):
+        raise DataError(
+            f"{source}: {names.count(twice[0])} columns are called '{twice[0]}'. Give each a name of its own"
+        )
 
 
 def _check_ignored(source: str, options: ReadOptions, names: Sequence[str]) -> None:

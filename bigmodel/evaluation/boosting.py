@@ -8,6 +8,7 @@ as such. The settings are fixed, so that the numbers are a property of the data.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,12 @@ def classifier(
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     start, wanted = time.perf_counter(), [row["label"] for row in rows]
-    if len({row["label"] for row in training}) < 2:
+    counts = Counter(row["label"] for row in training)
+    if len(counts) < 2:
         return {"reason": "the training rows have one label only"}
     trees, (learnt, asked) = _trees(HistGradientBoostingClassifier, predictor), _tables(predictor, training, rows)
+    if min(counts.values()) < 2:  # scikit-learn cannot then hold out rows of every label, to know when to stop
+        trees.set_params(early_stopping=False)
     trees.fit(learnt, [row["label"] for row in training])
     names = [str(name) for name in trees.classes_]
     scores = [dict(zip(names, row, strict=True)) for row in trees.predict_proba(asked).tolist()]

@@ -146,17 +146,18 @@ def _beside_training(evidence: Evidence, found: Sequence[str], wanted: Sequence[
     seen = baselines.survey(evidence.training, set(contents), content, most) if evidence.training else None
     if seen is None or not seen.rows:
         always = baselines.majority(Counter(wanted), wanted, "the tested rows")
-        linear: dict[str, Any] = {"reason": "the training rows are not at hand"}
-        return {"baselines": {"majority": always, "linear": linear}, "also_in_training": None}
+        none = {"reason": "the training rows are not at hand"}
+        trees = {"boosting": none} if "features" in rows[0] else {}
+        return {"baselines": {"majority": always, "linear": none, **trees}, "also_in_training": None}
     always = baselines.majority(seen.labels, wanted, "the training rows")
-    linear = {"reason": "there is none for this kind of input"}
+    linear: dict[str, Any] = {"reason": "there is none for this kind of input"}
     if "text" in seen.rows[0]:
         evidence.say(f"linear baseline: TF-IDF and a linear SVM on {len(seen.rows):,} training rows")
         linear = baselines.linear(seen.rows, [row["text"] for row in rows], wanted, found)
     elif "image" in seen.rows[0]:
         evidence.say(f"linear baseline: logistic regression on the pixels of {len(seen.rows):,} training images")
         linear = baselines.linear_of_images(seen.rows, [row["image"] for row in rows], wanted, found)
-    trees: dict[str, Any] = {}
+    trees = {}
     if "features" in seen.rows[0] and evidence.predictor is not None:
         evidence.say(f"baseline: {boosting.NAME} on {len(seen.rows):,} training rows")
         trees = {"boosting": boosting.classifier(evidence.predictor, seen.rows, rows, found)}
@@ -206,7 +207,9 @@ def _about_baselines(baseline: Mapping[str, Any]) -> Iterator[RenderableType]:
     linear, majority = baseline["linear"], baseline["majority"]
     if trees := baseline.get("boosting"):
         yield Text(
-            trees["comparison"]["statement"] if "comparison" in trees else f"No {boosting.NAME}: {trees['reason']}."
+            trees["comparison"]["statement"]
+            if "comparison" in trees
+            else f"There is no {boosting.NAME}: {trees['reason']}."
         )
         if said := boosting.advice(trees):
             yield Text(said, style="bold")

@@ -80,7 +80,7 @@ def attributions(model: Any, start: Tensor, end: Tensor, answer: Answer) -> tupl
     import torch
 
     def value(vectors: Tensor) -> Tensor:
-        logits = model(vectors=vectors).logits.float()
+        logits = model(vectors=vectors).logits
         if "label" not in answer:
             number: Tensor = logits[:, 0]
             return number

@@ -120,9 +120,8 @@ def render(report: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield from importance.render(report)
     yield heading("farthest off")
     for one in report["mistakes"]:
-        yield Text(
-            f"{near(one['file'])}:{one['line']}  wanted {one['wanted']:.6g}, found {one['found']:.6g}", overflow="fold"
-        )
+        place, apart = f"{near(one['file'])}:{one['line']}", f"{one['distance']:+.4g}"
+        yield Text(f"{place}  wanted {one['wanted']:.6g}, found {one['found']:.6g} ({apart})", overflow="fold")
 
 
 def _scores(report: Mapping[str, Any]) -> RenderableType:

@@ -103,7 +103,7 @@ def nothing(value: Any, missing: Sequence[str]) -> Any:
 def floats(values: Sequence[Any], name: str) -> NDArray[np.float64]:
     """(B,), NaN for None."""
     try:
-        read = np.array([math.nan if value is None else float(value) for value in values])
+        read = np.array([math.nan if value is None else number(value) for value in values])
     except (TypeError, ValueError, OverflowError):
         read = np.array([math.inf])
     if np.isinf(read).any():
@@ -112,9 +112,16 @@ def floats(values: Sequence[Any], name: str) -> NDArray[np.float64]:
     return read
 
 
+def number(value: Any) -> float:
+    """Of 3, 3.0 and "3". ValueError for true, which is no number, and for "1_2", which is one in Python alone."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        raise ValueError
+    return float(value)
+
+
 def is_number(value: Any) -> bool:
     try:
-        return value is None or math.isfinite(float(value))
+        return value is None or math.isfinite(number(value))
     except (TypeError, ValueError, OverflowError):
         return False
 
@@ -144,26 +151,26 @@ def date(value: Any) -> datetime.datetime | None:
 
 
 def category(value: Any) -> str:
-    """One word for 3, 3.0 and "3"; true is "true"."""
+    """One word for 3, 3.0, "3" and "3.0"; true is "true"."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value)
+    word = str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return word[:-2] if word.endswith(".0") and word[:-2].removeprefix("-").isdecimal() else word
 
 
 def category_codes(values: Sequence[Any], column: Mapping[str, Any]) -> NDArray[np.int32]:
-    """(B,): MISSING for None, UNSEEN for what training did not know."""
+    """(B,): MISSING for None, UNSEEN for what training did not know, be it that something is missing."""
     codes = {name: code for code, name in enumerate(column["categories"], FIRST)}
+    missing = MISSING if column["missing"] else UNSEEN
     if column["kind"] == "category":
         return np.array(
-            [MISSING if value is None else codes.get(category(value), UNSEEN) for value in values], np.int32
+            [missing if value is None else codes.get(category(value), UNSEEN) for value in values], np.int32
         )
     words = [None if value is None else BOOLEANS.get(category(value).lower(), "") for value in values]
     if "" in words:
         wrong = values[words.index("")]
         raise ValueError(f"column '{column['name']}' holds true or false; found {wrong!r:.60}")
-    return np.array([MISSING if word is None else codes.get(word, UNSEEN) for word in words], np.int32)
+    return np.array([missing if word is None else codes.get(word, UNSEEN) for word in words], np.int32)
 
 
 def stacked(columns: Sequence[NDArray[Any]], rows: int, dtype: Any) -> NDArray[Any]:

@@ -167,7 +167,8 @@ class TabularModel(PreTrainedModel):
         logits = self.head(self.features(vectors)).float()
         loss = None
         if self.config.problem_type == "regression":
-            logits = logits * self.config.target_std + self.config.target_mean
+            # float64, as fp32 has steps of 128 near 1.7e9, the seconds of a year such as 2024
+            logits = logits.double() * self.config.target_std + self.config.target_mean
             if labels is not None:
                 loss = ((logits[:, 0] - labels) / self.config.target_std).square().mean()
         elif labels is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,12 @@ from bigmodel.models.table_processor import TableProcessor
 
 POINTS = 256  # at most, of the map from a number to its quantile
 MOSTLY = 0.9  # a column of so many numbers is meant to hold numbers
+FEW = 20  # different values of a column whose numbers may be names, such as "36 months"
 LONG = 60  # characters on average: no name of a category
 WORDS = {"true", "false", "yes", "no", "t", "f", "y", "n"}  # of booleans; 0 and 1 are numbers
+
+
+MARKED = re.compile(r"(?!\d+(\.\d+){2,}$)[$€£¥]? ?-?\d[\d.,' ]*(%|[^\W\d_]{0,6})$")
 
 
 class NotLearnt(Exception):
@@ -71,32 +76,49 @@ def column(name: str, values: Sequence[Any], table: TableConfig) -> dict[str, An
 
 def infer(name: str, known: Sequence[Any], table: TableConfig) -> str:
     """The kind of a column with these values; NotLearnt of free text."""
-    if all(isinstance(value, bool) or str(value).lower() in WORDS for value in known):
+    words = {cells.category(value).lower() for value in known}
+    if words <= cells.BOOLEANS.keys() and words & WORDS:
         return "boolean"
-    numbers = [value for value in known if cells.is_number(value)]
-    if len(numbers) == len(known):
-        return "number"
-    if all(isinstance(value, str) and "-" in value and cells.date(value) for value in known):
-        return "date"
-    different = len(set(map(cells.category, known)))
+    different = len(words)
+    for kind, is_one in (("number", cells.is_number), ("date", is_date)):
+        wrong = [value for value in known if not is_one(value)]
+        if not wrong:
+            return kind
+        if different > FEW and len(wrong) <= (1 - MOSTLY) * len(known):
+            raise DataError(
+                f"column '{name}' holds {kind}s but for {len(wrong):,} of {len(known):,} values, such as "
+                f"{wrong[0]!r:.60}. Name what stands for nothing in data.table.missing, or {say(name)}"
+            )
+    if different > FEW and are_marked(known):
+        raise DataError(
+            f"column '{name}' holds numbers with a sign or unit, such as {known[0]!r:.60}. Write them plainly, such as "
+            f"1234.5, or {say(name)}"
+        )
     if different <= table.max_categories:
         return "category"
-    if len(numbers) >= MOSTLY * len(known):
-        wrong = next(value for value in known if not cells.is_number(value))
-        raise DataError(
-            f"column '{name}' holds numbers but for {len(known) - len(numbers):,} of {len(known):,} values, such as "
-            f"{wrong!r:.60}. Name what stands for nothing in data.table.missing, or say what the column is: "
-            f"data.table.types={{{name}: category}}"
-        )
     if different > len(known) / 2 or statistics.fmean(len(str(value)) for value in known) > LONG:
         raise NotLearnt(f"looks like free text: {different:,} different values in {len(known):,} rows")
     return "category"
 
 
+def say(name: str) -> str:
+    return f"say what the column is: data.table.types={{{name}: category}}"
+
+
+def is_date(value: Any) -> bool:
+    return isinstance(value, str) and "-" in value and cells.date(value) is not None
+
+
+def are_marked(known: Sequence[Any]) -> bool:
+    """Whether nearly all are numbers with the same sign, unit or separators: 12 %, 70 kg, $5, 1,234.5."""
+    marks = Counter(re.sub(r"[\d.,' ]", "", value) for value in known if isinstance(value, str) and MARKED.match(value))
+    return bool(marks) and max(marks.values()) >= MOSTLY * len(known)
+
+
 def categories(name: str, known: Sequence[Any], kind: str, most: int) -> list[str]:
     """The most frequent ones, the more frequent first."""
     if kind == "boolean":
-        cells.category_codes(known, {"name": name, "kind": kind, "categories": []})
+        cells.category_codes(known, {"name": name, "kind": kind, "categories": [], "missing": False})
         known = [cells.BOOLEANS[cells.category(value).lower()] for value in known]
     counts = Counter(map(cells.category, known))
     return sorted(counts, key=lambda word: (-counts[word], word))[:most]
@@ -139,6 +161,8 @@ def example(learnt: Mapping[str, Any], known: Sequence[Any]) -> Any:
 def edges(z: NDArray[Any], targets: Sequence[Any], table: TableConfig, regression: bool) -> list[list[float]]:
     """Where the pieces of each number begin and end: numbers (rows, N), NaN where missing -> N lists, ascending."""
     wanted = np.asarray(targets)
+    if regression:  # a tree's sums of squares would lose what tells large targets apart
+        wanted = (wanted - wanted.mean()) / wanted.std()
     return [_edges(of[~np.isnan(of)], wanted[~np.isnan(of)], table, regression) for of in z.T]
 
 

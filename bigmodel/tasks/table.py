@@ -162,7 +162,7 @@ def augment(sample: Sample, rng: Any, experiment: Experiment, processor: Any, sa
 
 
 def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
-    """`numbers` float32 (B, N), `categories` int64 (B, C); `labels` (B,), int64 or float32."""
+    """`numbers` float32 (B, N), `categories` int64 (B, C); `labels` (B,), int64 or float64."""
     import torch
 
     if isinstance(samples, Stacked):
@@ -170,10 +170,7 @@ def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
     else:
         fields = {name: np.array([sample[name] for sample in samples]) for name in samples[0]}
     types = {"numbers": torch.float32, "categories": torch.int64}
-    batch = {name: torch.as_tensor(values, dtype=types.get(name)) for name, values in fields.items()}
-    if "labels" in batch and batch["labels"].is_floating_point():
-        batch["labels"] = batch["labels"].float()
-    return batch
+    return {name: torch.as_tensor(values, dtype=types.get(name)) for name, values in fields.items()}
 
 
 def num_targets(batch: Mapping[str, Tensor]) -> int:

@@ -51,11 +51,11 @@ def clean_number(value: Any, column: str) -> float:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise Refused("there is no number to predict", column)
     try:
-        number = math.nan if isinstance(value, bool) else float(value)
+        number = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise Refused(f"what is predicted is a number, not {value!r:.40}", column)
+        raise Refused(f"what is predicted is a number such as 1234.5, not {value!r:.40}", column)
     return number
 
 
@@ -73,7 +73,13 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
     import numpy as np
 
     numbers, column = np.array([row["label"] for row in rows()]), experiment.data.label or "label"
-    if not (deviation := float(numbers.std())):
+    with np.errstate(over="ignore"):
+        deviation = float(numbers.std())
+    if not math.isfinite(deviation):
+        raise DataError(
+            f"column '{column}': its numbers, such as {np.abs(numbers).max():g}, are too large to be squared"
+        )
+    if not deviation:
         raise DataError(f"column '{column}': it is {numbers[0]:g} in all training rows, there is nothing to learn")
     processor, learnt = table.fit(rows, experiment, regression=True)
     return processor, {

@@ -55,6 +55,48 @@ def test_a_column_of_numbers_with_a_few_words_asks_what_they_are():
     assert learn(rows, TableConfig(missing=["unknown"])).columns[0]["kind"] == "number"
 
 
+def test_a_small_column_of_numbers_or_dates_is_no_category_for_one_word():
+    for plain, kind in ((str, "number"), (lambda i: f"2024-01-{1 + i % 28:02}", "date")):
+        rows = [{"x": plain(i)} for i in range(28)] + [{"x": "unknown"}]
+        with pytest.raises(DataError, match=f"holds {kind}s but for 1 of 29 values, such as 'unknown'"):
+            learn(rows, TableConfig())
+
+
+@pytest.mark.parametrize("form", ["{},234.5", "{} kg", "{}%", "$ {}", "-{} 000"])
+def test_numbers_that_are_not_written_plainly_are_neither_categories_nor_free_text(form):
+    with pytest.raises(DataError, match="holds numbers with a sign or unit, such as .*types={x: category}"):
+        learn([{"x": form.format(i)} for i in range(1, 200)], TableConfig())
+    few = learn([{"x": form.format(i % 3)} for i in range(200)], TableConfig())
+    named = learn([{"x": form.format(i)} for i in range(200)], TableConfig(types={"x": "category"}))
+    assert {few.columns[0]["kind"], named.columns[0]["kind"]} == {"category"}
+
+
+@pytest.mark.parametrize("form", ["C{}", "{}{letter}B", "1_{}", "10.{}.2.1"])
+def test_names_that_have_digits_are_no_numbers(form):
+    rows = [{"x": form.format(i % 50, letter="ABCDE"[i % 5])} for i in range(500)]
+    assert [column["kind"] for column in learn(rows, TableConfig()).columns] == ["category"]
+
+
+def test_truths_are_read_however_they_are_written():
+    values = ["yes", "FALSE", 1, "t", True, "N", 0.0, "y", "0", None]
+    processor = learn([{"x": value} for value in values], TableConfig())
+    assert processor.columns[0]["kind"] == "boolean"
+    ids = processor.encode([{"x": value} for value in values])[1][:, 0].tolist()
+    assert ids == [2, 3, 2, 2, 2, 3, 3, 2, 3, 1]
+
+
+def test_a_category_is_the_same_as_number_and_as_word():
+    processor = learn([{"x": value} for value in ["3.0", "4.0", "4.5"]], TableConfig(types={"x": "category"}))
+    codes = [processor.encode([{"x": value}])[1].item() for value in (3, 3.0, "3", "3.0", " 3")]
+    assert len(set(codes)) == 1 and codes[0] > 1
+
+
+def test_a_truth_is_no_number():
+    processor = learn([{"x": i} for i in range(9)], TableConfig())
+    with pytest.raises(ValueError, match="column 'x' holds numbers; found True"):
+        processor.encode([{"x": True}])
+
+
 def test_numbers_however_skewed_become_standard_normal_and_keep_their_order():
     rng = np.random.default_rng(0)
     values = np.exp(3 * rng.standard_normal(5000))
@@ -84,6 +126,8 @@ def test_a_column_that_was_never_empty_must_be_there():
     with pytest.raises(ValueError, match="column 'x' is not there"):
         processor.encode([{"y": 1}])
     assert processor.encode([{"x": None}])[0][0, 0] == processor.encode([{"x": 4}])[0][0, 0], "the median"
+    processor = learn([{"x": "ab"[i % 2]} for i in range(9)], TableConfig())
+    assert processor.encode([{"x": None}])[1].item() == 0, "the code of what is missing was never trained"
 
 
 @pytest.fixture
@@ -127,6 +171,31 @@ def test_the_label_is_never_a_feature_and_rows_that_cannot_be_read_are_answered_
 def test_a_misspelt_column_to_ignore_is_refused(made):
     with pytest.raises(DataError, match="ignores 'aa', but there is no such column. Did you mean 'a'"):
         fit(made("data.table.types={aa: ignore}"))
+
+
+def test_two_columns_of_one_name_are_refused(made, tmp_path):
+    (tmp_path / "train.csv").write_text("a,b,a,y\n1,2,3,u\n2,3,4,v\n")
+    with pytest.raises(DataError, match=r"train.csv: 2 columns are called 'a'. Give each a name of its own"):
+        fit(made())
+
+
+def test_large_targets_are_learnt_as_exactly_as_small_ones(made, tmp_path):
+    """An instant in microseconds: fp32 could not tell the rows apart. What cannot be squared at all is refused."""
+    scores = {}
+    for name, offset, unit in (("small", 0, 1), ("large", 10**15, 1), ("huge", 0, 10.0**200)):
+        rows = [f"{i % 40},{'x' if i % 3 else 'y'},{offset + unit * (i % 40)}" for i in range(80)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["a,b,y", *rows]))
+        file, task = tmp_path / f"{name}.csv", "task=tabular-regression"
+        experiment = made(task, f"data.train={file}", f"data.valid={file}", "data.split={valid: 0, test: 0}",
+                          f"output={tmp_path / name}")  # fmt: skip
+        if name == "huge":
+            with pytest.raises(
+                DataError, match=r"column 'y': its numbers, such as 3.9e\+201, are too large to be squared"
+            ):
+                fit(experiment)
+        else:
+            scores[name] = pipeline.test(experiment, fit(experiment))["metrics"]["rmse"]
+    assert scores["large"] == pytest.approx(scores["small"], abs=0.2)
 
 
 def test_titanic_is_read_with_its_quoted_names_and_missing_values(data_folder, tmp_path):

@@ -8,8 +8,9 @@ import pytest
 from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score, root_mean_squared_error
 
 from bigmodel import pipeline
+from bigmodel.errors import DataError
 from bigmodel.evaluation import metrics
-from bigmodel.evaluation.boosting import advice, compare_distances
+from bigmodel.evaluation.boosting import advice, classifier, compare_distances
 from bigmodel.experiment import change
 from bigmodel.predictor import Predictor
 from bigmodel.training.fit import fit
@@ -94,6 +95,24 @@ def test_the_rows_of_a_file_are_explained_and_the_weights_sum_to_what_they_expla
     assert weights["a"] > weights["b"]
     pipeline.predict(run.model, [str(folder / "new.csv")], explain=True)
     assert "of a typical row" in capsys.readouterr().out
+
+
+def test_a_row_that_cannot_be_explained_is_named(taught):
+    run, _, folder = taught
+    (folder / "bad.csv").write_text("a,b,c\n9,1,x\nmany,5,y\n")
+    with pytest.raises(DataError, match=r"bad\.csv:3: column 'a' holds numbers; found 'many'"):
+        pipeline.predict(run.model, [str(folder / "bad.csv")], explain=True)
+
+
+def test_gradient_boosting_bears_a_label_of_one_row_among_many(taught):
+    predictor = Predictor.load(taught[0].model)
+    if predictor.name != "tabular-classification":
+        pytest.skip("a regression has no labels")
+    rows = [
+        {"features": json.dumps({"a": i % 10, "b": 1, "c": "x"}), "label": "u" if i % 2 else "v"} for i in range(10_001)
+    ]
+    rows[0]["label"] = "rare"
+    assert classifier(predictor, rows, rows[:20], ["u"] * 20)["accuracy"] > 0.9
 
 
 def test_a_request_has_the_models_own_columns(taught):

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from bigmodel.tasks import text_classification
 from serve_app.documents import openapi, page
@@ -34,6 +34,12 @@ def test_an_input_of_several_fields_is_an_object_and_many_are_listed_whole():
     assert FORM.parse(b'{"age": 3}') == ([{"age": 3, "city": None}], False)
     many = b'{"inputs": [{"age": 3, "city": "Lyon"}, {"age": 4}]}'
     assert FORM.parse(many) == ([{"age": 3, "city": "Lyon"}, {"age": 4, "city": None}], True)
+
+
+def test_a_field_that_is_called_inputs_leaves_another_name_for_many():
+    form = Form(create_model("Row", inputs=(int, ...), a=(int, 0)), Guess, Limits())
+    assert form.parse(b'{"inputs": 3, "a": 1}') == ([{"inputs": 3, "a": 1}], False)
+    assert form.parse(b'{"many_inputs": [{"inputs": 3}]}') == ([{"inputs": 3, "a": 0}], True)
 
 
 @pytest.mark.parametrize(
