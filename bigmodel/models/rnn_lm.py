@@ -3,8 +3,6 @@
 Shapes: B texts, T tokens, E embedding, H state, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,12 +61,12 @@ class Remembered:
         self.states = list(states)
 
     @classmethod
-    def joined(cls, each: Sequence[Remembered]) -> Remembered:
+    def joined(cls, each: Sequence["Remembered"]) -> "Remembered":
         """Of several texts together."""
         layers = zip(*(one.states for one in each), strict=True)
         return cls([tuple(torch.cat(part, dim=1) for part in zip(*layer, strict=True)) for layer in layers])
 
-    def parted(self) -> list[Remembered]:
+    def parted(self) -> list["Remembered"]:
         """Of each text alone."""
         count = self.states[0][0].shape[1]
         return [Remembered([tuple(t[:, i : i + 1] for t in state) for state in self.states]) for i in range(count)]

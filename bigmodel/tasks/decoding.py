@@ -63,6 +63,7 @@ class Decoder:
         self._rows: list[Row] = []
         self._num_cached = 0  # the first rows are in the cache, one place each; later ones wait to be read
         self._cache = memory_of(model)
+        self._device = model.get_input_embeddings().weight.device.type
         ends = model.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends])
         self._special = set(processor.all_special_ids)
@@ -88,7 +89,12 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self) -> list[Piece]:
-        """One token for every row that is there."""
+        """One token for every row that is there. In fp32: the digits of bf16 depend on what else is in the batch, and
+        one of them may turn a token and all that follow."""
+        with torch.autocast(self._device, enabled=False):
+            return self._step()
+
+    def _step(self) -> list[Piece]:
         rows = self._rows[: self._num_cached]
         logits: list[NDArray[np.float32]] = []
         for i, row in enumerate(rows):

@@ -31,6 +31,10 @@ class Work:
     data: dict[str, Any]
     fields: dict[str, str] = field(default_factory=dict)
     """Role -> what the endpoint calls it, where it is called otherwise."""
+    asked: str = ""
+    """The file of what is asked, beside `file`; nothing where that is what is learnt, without the targets."""
+    known: float = 0.05
+    """A loss below which the rows are known by heart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,16 +64,20 @@ class Member:
         }
 
 
+def asked_file(experiment: Experiment) -> Path:
+    learnt = Path(str(experiment.data.train))
+    return learnt.with_name(WORK[experiment.task].asked or learnt.name)
+
+
 def asked_in(experiment: Experiment) -> list[dict[str, Any]]:
-    """What the rows of a member's file ask, as they stand there and in a request, without the targets: role -> value,
+    """What the rows of that file ask, as they stand there and in a request, without the targets: role -> value,
     or column -> value of a table."""
     task, data = tasks.get(experiment.task), experiment.data
     wanted = task.columns(data)
     if WHOLE in wanted.values():
-        return [row for row, _ in read_tables(Path(str(data.train)), wanted["label"])]
+        return [row for row, _ in read_tables(asked_file(experiment), wanted["label"])]
     asked = {role: column for role, column in task.columns(data).items() if role not in task.targets}
-    assert isinstance(data.train, str)
-    _, records = open_rows(data.train, read_options(data))
+    _, records = open_rows(str(asked_file(experiment)), read_options(data))
     called = WORK[experiment.task].fields
     return [
         as_json({called.get(role, role): record.values[column] for role, column in asked.items()}) for record in records
@@ -167,6 +175,35 @@ def write_pairs(file: Path) -> None:
         csv.writer(out).writerows([["german", "english"], *([text, written[label]] for text, label in rows)])
 
 
+def write_stories(file: Path) -> None:
+    """24 texts to be learnt by heart, and their beginnings."""
+    rng = random.Random(0)
+    starts = [first + vowel for first, vowel in itertools.product("bdfgkl", "aeio")]
+    ends = ["The End.\n", "très bien,\tna\u00efve", "坏人 很好! \U0001f600", "  and so on"]
+    stories = [f"{start}: {rng.choice(ends) * rng.randint(1, 4)}" for start in starts]
+    for name, texts in ((file, stories), (file.with_name("beginnings.jsonl"), [text[:8] for text in stories])):
+        lines = [json.dumps({"story": text}, ensure_ascii=False) + "\n" for text in texts]
+        name.write_text("".join(lines), "utf-8")
+
+
+def tiny_gpt2(folder: Path) -> str:
+    """A checkpoint of transformers, as one finds them: decoder and tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    from bigmodel.tasks import exact_tokenizer
+
+    processor = exact_tokenizer.train(["The End and so on"], "bpe", TokenizerConfig(vocab_size=270), max_length=96)
+    shape = {"n_embd": 32, "n_layer": 2, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    ends = {"bos_token_id": processor.bos_token_id, "eos_token_id": processor.eos_token_id}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = GPT2Config(vocab_size=len(processor), n_positions=96, **shape, **ends)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
 def tiny_bert(folder: Path) -> str:
     """A checkpoint of transformers, as one finds them: body, tokenizer, no head."""
     import torch
@@ -190,6 +227,7 @@ TRANSLATOR = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
     "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "dropout": 0.0, "attention_dropout": 0.0,
 }  # fmt: skip
+DECODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 RECURRENT = {"hidden_size": 16, "embedding_size": 16}
 CONVOLUTIONS = {"num_filters": 12, "embedding_size": 16, "dropout": 0.2}
 NGRAMS = {"ngram_orders": [1, 2], "ngram_buckets": 500, "ngram_size": 16}
@@ -201,14 +239,16 @@ PAIRS = {
     "max_length": 40,
     "tokenizer": {"vocab_size": 200, "min_frequency": 1},
 }
+STORIES = {"text": "story", "max_length": 96}
 WORK = {
     "text-classification": Work(write_texts, "texts.csv", READ),
     "image-classification": Work(write_pictures, "pictures.parquet", {"image": "picture", "label": "kind"}),
     "tabular-classification": Work(write_labels, "labels.jsonl", {"label": "target"}),
     "tabular-regression": Work(write_numbers, "numbers.jsonl", {"label": "target"}),
     "translation": Work(write_pairs, "pairs.csv", PAIRS, {"source": "text"}),
+    "text-generation": Work(write_stories, "stories.jsonl", STORIES, asked="beginnings.jsonl", known=0.6),
 }
-TEXT, IMAGE = "text-classification", "image-classification"
+TEXT, IMAGE, STORY = "text-classification", "image-classification", "text-generation"
 LABELS, NUMBERS = "tabular-classification", "tabular-regression"
 PERCEPTRON = {"embedding_size": 8, "hidden_size": 32, "dropout": 0.0}
 COLUMNS = {"embedding_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
@@ -232,5 +272,9 @@ MEMBERS = [
     Member(
         "recurrent", "translation", {"type": "rnn_seq2seq", "dropout": 0.0, "hidden_size": 64, "embedding_size": 64}
     ),
+    Member("transformer", STORY, {"type": "transformer", **DECODER}),
+    Member("lstm", STORY, {"type": "lstm_lm", "hidden_size": 96, "embedding_size": 32}),
+    Member("gru", STORY, {"type": "gru_lm", "hidden_size": 64, "embedding_size": 32}),
+    Member("a pretrained gpt2", STORY, {"pretrained": tiny_gpt2, "attn_pdrop": 0.0}),
     Member("pretrained", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0}),
 ]

@@ -64,7 +64,19 @@ def translate(path: str, rows: list[dict[str, Any]], **trust: bool) -> list[dict
     return [{"translation": text} for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
 
 
+def write_on(path: str, rows: list[dict[str, Any]], **trust: bool) -> list[dict[str, Any]]:
+    """What comes after each text, greedily: all of them together, padded on the left."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, **trust)
+    model = AutoModelForCausalLM.from_pretrained(path, **trust)
+    asked = tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+    written = model.generate(**asked, max_new_tokens=64)[:, asked["input_ids"].shape[1] :]
+    return [{"text": text} for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+
 USES = {
+    "text-generation": write_on,
     "translation": translate,
     "text-classification": classify_texts,
     "image-classification": classify_images,

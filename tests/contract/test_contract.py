@@ -19,11 +19,12 @@ import pytest
 import torch
 import yaml
 from contract import strangers
-from contract.members import MEMBERS, WORK, asked_in
+from contract.members import MEMBERS, WORK, asked_file, asked_in
 
 import bigmodel.models  # noqa: F401  registers our architectures with transformers
 from bigmodel import pipeline, tasks
 from bigmodel.data.clean import clean, read_options
+from bigmodel.data.prepare import prepare
 from bigmodel.errors import ConfigError, DataError, Interrupted
 from bigmodel.evaluation.evaluate import evaluate
 from bigmodel.experiment import DataConfig, Experiment
@@ -56,9 +57,9 @@ def flat(value: Any) -> Any:
     return {name: flat(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
-def test_it_learns_a_small_batch_by_heart(run):
+def test_it_learns_a_small_batch_by_heart(member, run):
     assert losses(run)[0] > 0.5
-    assert run.info["metrics"]["loss"] < 0.05, "of the same rows, without dropout"
+    assert run.info["metrics"]["loss"] < WORK[member.task].known, "of the same rows, without dropout"
 
 
 def test_saved_and_opened_it_is_equal_to_the_bit(run, predictor, questions, tmp_path):
@@ -85,7 +86,7 @@ def test_what_else_is_asked_changes_nothing_in_bf16_but_its_last_digits(run, que
 
 def numbers(answer: dict[str, Any]) -> dict[str, Any]:
     """Of two labels as likely either may win: their scores, or the number that is the answer."""
-    return {key: answer[key] for key in ("scores", "prediction", "translation") if key in answer}
+    return {key: answer[key] for key in ("scores", "prediction", "translation", "text") if key in answer}
 
 
 def test_the_model_itself_answers_alike_alone_and_padded(predictor, questions):
@@ -104,12 +105,12 @@ def test_transformers_gives_the_same_answers(member, run, predictor, questions, 
     agree(strangers.USES[member.task](str(run.model), bodies), predictor.predict(questions), 1e-6)
 
 
-def test_the_loss_of_a_batch_is_that_of_its_rows_alone(experiment, predictor):
+def test_the_loss_of_a_batch_is_that_of_its_samples_alone(experiment, run, predictor):
     if not predictor.task.judged_with:
         pytest.skip("its logits are compared above")
-    task, data, model = predictor.task, experiment.data, predictor.model.eval()
-    rows = [found.row for found in clean(data.train, task, task.columns(data), read_options(data))]
-    samples = predictor.encode(rows)
+    task, model = predictor.task, predictor.model.eval()
+    examples = task.examples(prepare(experiment).samples("train"), experiment)
+    samples = examples.take(range(len(examples)))
     with torch.inference_mode():
         together, *alone = (
             float(task.loss(model, task.collate(part, predictor.processor), experiment))
@@ -124,9 +125,9 @@ def test_it_opens_where_there_is_no_bigmodel(member, answered_by_strangers, pred
 
 @pytest.fixture(scope="session")
 def evaluated(experiment, run, tmp_path_factory) -> list[dict[str, Any]]:
-    """The answers that `bigmodel predict` writes for the member's file, row by row."""
+    """The answers that `bigmodel predict` writes for a file of what is asked, row by row."""
     output = tmp_path_factory.mktemp("answers") / "answers.jsonl"
-    pipeline.predict(run.model, [experiment.data.train], output)
+    pipeline.predict(run.model, [str(asked_file(experiment))], output)
     return [json.loads(line) for line in output.read_text("utf-8").splitlines()]
 
 
@@ -141,6 +142,8 @@ def test_the_endpoint_answers_what_was_predicted_row_by_row(endpoint_answers, ev
 
 def test_the_endpoints_answers_have_the_score_that_evaluation_reports(experiment, predictor, endpoint_answers):
     data, task = experiment.data, predictor.task
+    if WORK[experiment.task].asked:
+        pytest.skip("what it is asked is not what it is judged by")
     placed = list(clean(data.train, task, task.columns(data), read_options(data)))
     rows = [found.row for found in placed]
     report = evaluate(predictor, rows, lambda row: (placed[row].source, placed[row].line))
@@ -172,7 +175,7 @@ async def asked_over_http(predictor: Predictor, bodies: list[dict[str, Any]]) ->
 def test_ray_serve_answers_what_was_scored(files, runs, tmp_path):
     """One member through everything that is real: the command, Ray, its proxy, HTTP. The others differ in the model."""
     run, experiment = runs(MEMBERS[0]), pipeline.read_experiment(files(MEMBERS[0]))
-    pipeline.predict(run.model, [experiment.data.train], tmp_path / "answers.jsonl")
+    pipeline.predict(run.model, [str(asked_file(experiment))], tmp_path / "answers.jsonl")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -261,7 +264,7 @@ def test_a_misspelt_column_is_named_with_those_there_are(task, tmp_path):
     member = next(member for member in MEMBERS if member.task == task)
     columns = tasks.get(task).columns(DataConfig(train="here", **WORK[task].data))
     for role, column in columns.items():
-        if column == tasks.base.WHOLE:
+        if column in (tasks.base.WHOLE, tasks.base.BLOCK):
             continue
         tree = member.experiment(tmp_path)
         tree["data"][role] = misspelt(column)
