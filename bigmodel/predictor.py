@@ -75,7 +75,8 @@ class Predictor:
         )
 
     def save(self, path: str | Path, golden: Sequence[Row] = ()) -> None:
-        """Write the directory beside `path`, then put it in its place. `golden` rows are stored with their answers."""
+        """Write the directory beside `path`, then put it in its place. `golden` rows, with the targets
+        that the task is judged with, are stored beside what `_prove` says of them."""
         path = Path(path)
         fresh, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
         for leftover in (fresh, old):
@@ -87,7 +88,7 @@ class Predictor:
         if golden:
             lines = (
                 json.dumps({"row": row, "answer": answer}, default=_to_json)
-                for row, answer in zip(golden, self.predict(golden), strict=True)
+                for row, answer in zip(golden, self._prove(golden), strict=True)
             )
             (fresh / GOLDEN).write_text("".join(line + "\n" for line in lines), "utf-8")
         if path.exists():
@@ -158,6 +159,14 @@ class Predictor:
         with torch.inference_mode(), autocast(self.device, self.precision):
             return call()
 
+    def _prove(self, rows: Sequence[Row]) -> list[Answer]:
+        """What golden rows are compared by: their answers. A text that is written token by token is no proof, as
+        another CPU's last digits may turn a word and all that follow: there it is how likely the targets are."""
+        if not self.task.judged_with:
+            return self.predict(rows)
+        judged = self.judge_samples(self.encode(rows))
+        return [{key: value for key, value in answer.items() if not isinstance(value, str)} for answer in judged]
+
     def check_golden(self) -> int:
         """Compare the weights' digests, answer the stored inputs again; CheckpointError if one differs. -> how many."""
         path = Path(self.model.config.name_or_path) / GOLDEN
@@ -169,7 +178,7 @@ class Predictor:
         golden = [json.loads(line, object_hook=_from_json) for line in path.read_text("utf-8").splitlines()]
         same = self.precision == self.info.get("precision", "fp32")
         tolerance = (1e-4 if self.precision == "fp32" else 2e-2) if same else 5e-2
-        for stored, answer in zip(golden, self.predict([g["row"] for g in golden]), strict=True):
+        for stored, answer in zip(golden, self._prove([g["row"] for g in golden]), strict=True):
             if apart := difference(stored["answer"], answer, tolerance):
                 raise CheckpointError(f"{path.parent}: this machine does not reproduce the stored answers: {apart}")
         return len(golden)

@@ -116,7 +116,8 @@ def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict
         "versions": versions(),
     }
     split = "valid" if prepared.size("valid") else "train"
-    hidden = tasks.get(experiment.task).targets  # a golden row is what a request may be
+    task = tasks.get(experiment.task)
+    hidden = set(task.targets) - set(task.judged_with)
     golden = [
         {role: value for role, value in prepared.rows(split)[i].items() if role not in hidden}
         for i in range(min(GOLDEN, prepared.size(split)))
