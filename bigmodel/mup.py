@@ -17,8 +17,8 @@ attention need no factor (1 / sqrt(d) and 1 / d differ by a constant). At the ba
 
 The gradient's norm, which `optim.clip` limits, grows with the classifier's: Adam hardly minds, gradient descent does.
 
-A decoder joins with a line in FAMILIES. An output table that is tied to the input's would need a factor in the forward
-pass: untie it.
+An architecture joins with a line in FAMILIES. An output table that is tied to the input's would need a factor in the
+forward pass: it is refused.
 """
 
 from __future__ import annotations
@@ -62,20 +62,22 @@ class Family:
 
     grow: tuple[str, ...]
     input: str
-    output: str
+    output: tuple[str, ...]
 
     def role(self, name: str, dim: int) -> str:
         """Of the parameter with this name, such as bert.embeddings.word_embeddings.weight, and so many dimensions."""
         path = name.split(".")
-        if self.output in path:
+        if not set(self.output).isdisjoint(path):
             return "output" if dim > 1 else "fixed"
         return "input" if self.input in path or dim <= 1 else "hidden"
 
 
 FAMILIES = {
-    "bert": Family(("num_attention_heads", "intermediate_size"), input="embeddings", output="classifier"),
+    "bert": Family(("num_attention_heads", "intermediate_size"), input="embeddings", output=("classifier",)),
     "llama": Family(
-        ("num_attention_heads", "num_key_value_heads", "intermediate_size"), input="embed_tokens", output="lm_head"
+        ("num_attention_heads", "num_key_value_heads", "intermediate_size"),
+        input="embed_tokens",
+        output=("lm_head", "score"),
     ),
 }
 """By native model type."""
@@ -126,8 +128,11 @@ def refusal(experiment: Experiment, width: int | None = None) -> str | None:
         return None
     kind = experiment.model.get("type", "pretrained")
     if kind == "pretrained" or models.resolve(experiment.model, experiment.task)[0] not in FAMILIES:
-        return f"mup scales an encoder that starts from scratch (model.type transformer or bert), and this is {kind}"
+        known = "model.type transformer, bert or llama"
+        return f"mup scales an encoder or decoder that starts from scratch ({known}), and this is {kind}"
     config = _config(experiment)
+    if experiment.task == "text-generation" and config.tie_word_embeddings:
+        return "mup needs model.tie_word_embeddings=false: one table cannot be scaled both as input and as output"
     own = config.hidden_size
     least = math.lcm(*(own // math.gcd(own, getattr(config, field)) for field in FAMILIES[config.model_type].grow))
     if width % least:

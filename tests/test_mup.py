@@ -1,6 +1,7 @@
 """Maximal update parametrisation: the paper's coordinate check, every multiplier, proxies, resuming."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from bigmodel.pipeline import read_experiment
 from bigmodel.training.fit import fit
 from bigmodel.training.loop import Trainer, Worker
 
-WATCHED = [
+ENCODER = [
     "bert.embeddings",
     "bert.encoder.layer.0.attention.self.query",
     "bert.encoder.layer.0.output.dense",
@@ -27,7 +28,27 @@ WATCHED = [
     "bert.pooler.dense",
     "classifier",
 ]
+DECODER = [
+    "model.embed_tokens",
+    "model.layers.0.self_attn.q_proj",
+    "model.layers.0.mlp.down_proj",
+    "model.layers.1.self_attn.k_proj",
+    "model.layers.1.mlp.down_proj",
+    "lm_head",
+]
 """Modules whose outputs are compared before and after a few steps."""
+
+
+def decoder(width: int, base: int | None, *changes: str) -> Experiment:
+    return change(
+        {
+            "task": "text-generation",
+            "data": {"train": "texts.txt"},
+            "model": {"type": "transformer", "hidden_size": width, "num_hidden_layers": 2},
+            "mup": {"hidden_size": base},
+        },
+        changes,
+    )
 
 
 def encoder(width: int, base: int | None, *changes: str) -> Experiment:
@@ -47,6 +68,9 @@ def encoder(width: int, base: int | None, *changes: str) -> Experiment:
     )
 
 
+Make = Callable[..., Experiment]
+
+
 def started(experiment: Experiment, seed: int = 0) -> tuple[Any, dict[str, Scale]]:
     """The model at its initial weights, and what its optimiser multiplies."""
     model = models.build(experiment.model, models.EXAMPLE, experiment.task)
@@ -57,14 +81,14 @@ def started(experiment: Experiment, seed: int = 0) -> tuple[Any, dict[str, Scale
 # ---- the coordinate check
 
 
-def changes(experiment: Experiment, seed: int, steps: int = 4) -> dict[str, float]:
+def changes(experiment: Experiment, watched: list[str], seed: int, steps: int = 4) -> dict[str, float]:
     """How far a few steps on one batch move the outputs of the watched modules (root of the mean square)."""
     model, scales = started(experiment, seed)
     optimizer = optim.build(experiment.optim, model, scales)
     ids = torch.randint(4, 64, (16, 12), generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(16) % 2
+    labels = torch.arange(16) % 2 if watched is ENCODER else ids
     seen: dict[str, Any] = {}
-    for name in WATCHED:
+    for name in watched:
         model.get_submodule(name).register_forward_hook(
             lambda module, inputs, output, name=name: seen.__setitem__(name, output.detach())
         )
@@ -75,31 +99,39 @@ def changes(experiment: Experiment, seed: int, steps: int = 4) -> dict[str, floa
         model(input_ids=ids, labels=labels).loss.backward()
         optimizer.step()
     model(input_ids=ids)
-    return {name: (seen[name] - before[name]).square().mean().sqrt().item() for name in WATCHED}
+    return {name: (seen[name] - before[name]).square().mean().sqrt().item() for name in watched}
 
 
-def growth(base: int | None, *settings: str) -> dict[str, float]:
+def growth(make: Make, watched: list[str], base: int | None, *settings: str) -> dict[str, float]:
     """The power of the width with which a module's change grows between 64 and 256, over three seeds."""
-    sizes = {width: [changes(encoder(width, base, *settings), seed) for seed in range(3)] for width in (64, 128, 256)}
-    total = {name: [sum(found[name] for found in sizes[width]) for width in sizes] for name in WATCHED}
+    sizes = {
+        width: [changes(make(width, base, *settings), watched, seed) for seed in range(3)] for width in (64, 128, 256)
+    }
+    total = {name: [sum(found[name] for found in sizes[width]) for width in sizes] for name in watched}
     return {name: math.log(last / first, 4) for name, (first, _, last) in total.items()}
 
 
+SETTINGS = [
+    ("optim.lr=1e-3",),
+    ("optim.lr=1e-3", "optim.type=adamw", "optim.weight_decay=0.1"),
+    ("optim.lr=1e-3", "init=normal"),
+    ("optim.lr=1e-3", "init=orthogonal"),
+    ("optim.lr=1e-2", "optim.type=gd", "optim.clip=0"),
+]
+
+
 @pytest.mark.parametrize(
-    "settings",
+    ("make", "watched", "settings"),
     [
-        ("optim.lr=1e-3",),
-        ("optim.lr=1e-3", "optim.type=adamw", "optim.weight_decay=0.1"),
-        ("optim.lr=1e-3", "init=normal"),
-        ("optim.lr=1e-3", "init=orthogonal"),
-        ("optim.lr=1e-2", "optim.type=gd", "optim.clip=0"),
+        *((encoder, ENCODER, settings) for settings in SETTINGS),
+        *((decoder, DECODER, settings) for settings in SETTINGS[:2]),
     ],
-    ids=" ".join,
+    ids=str,
 )
-def test_what_a_step_changes_does_not_grow_with_the_width(settings):
-    scaled, standard = growth(64, *settings), growth(None, *settings)
+def test_what_a_step_changes_does_not_grow_with_the_width(make, watched, settings):
+    scaled, standard = growth(make, watched, 64, *settings), growth(make, watched, None, *settings)
     assert max(scaled.values()) < 0.1, scaled
-    assert min(scaled[name] for name in WATCHED[:-1]) > -0.4, "and does not vanish: the features are learnt"
+    assert min(scaled[name] for name in watched[:-1]) > -0.4, "and does not vanish: the features are learnt"
     assert sum(standard.values()) / len(standard) > 0.3, standard
 
 
@@ -236,6 +268,11 @@ def test_what_cannot_be_scaled_is_refused_in_a_sentence(changes, message):
         mup.proxy(encoder(256, None, *changes), {"hidden_size": 64})
 
 
+def test_a_table_that_is_input_and_output_is_refused():
+    with pytest.raises(ConfigError, match="mup needs model.tie_word_embeddings=false"):
+        mup.proxy(decoder(256, None, "model.tie_word_embeddings=true"), {"hidden_size": 64})
+
+
 def test_a_proxy_is_of_another_width_and_nothing_else():
     with pytest.raises(ConfigError, match="narrower and nothing else"):
         mup.proxy(encoder(256, None), {"num_hidden_layers": 1})
@@ -247,5 +284,5 @@ def test_an_experiment_file_that_cannot_be_scaled_is_refused_with_its_line(tmp_p
         "task: text-classification\ndata: {train: a.csv, text: text, label: label}\n"
         "model: {type: lstm}\nmup: {hidden_size: 64}\n"
     )
-    with pytest.raises(ConfigError, match=r"lstm\.yaml:4: mup scales an encoder"):
+    with pytest.raises(ConfigError, match=r"lstm\.yaml:4: mup scales an encoder or decoder"):
         read_experiment(file)
