@@ -42,14 +42,16 @@ def clean(
     source: str, task: Task, wanted: Mapping[str, str], options: ReadOptions, groups: range | None = None
 ) -> Iterator[Placed | Bad]:
     """Every record of a file (or of some row groups), cleaned or refused, in order. `wanted` is role -> column."""
-    whole = WHOLE in wanted.values()
-    if is_of_images(source, options):  # has no columns to be named
+    whole, of_images = WHOLE in wanted.values(), is_of_images(source, options)
+    if of_images:  # has no columns to be named
         wanted = {role: role for role in wanted}
     names, rows = open_rows(source, options, None if whole else wanted.values(), groups)
     _check_columns(source, {role: column for role, column in wanted.items() if column not in (WHOLE, BLOCK)}, names)
     _check_twice(source, names, set(names) - set(options.ignored) if whole else set(wanted.values()))
     if whole:
         _check_ignored(source, options, names)
+    if of_images and "label" in wanted:
+        rows = images.labelled(source, rows)
     for record in rows:
         if isinstance(record, Bad):
             yield record

@@ -7,12 +7,13 @@ image lies in. Archives are read from the stream, and nothing is written to disk
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import os
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import IO
 
@@ -56,6 +57,47 @@ def read_images(source: str) -> Iterator[Record | Bad]:
             yield Record(place, number, {"image": data, "label": label})
     if not number:
         raise DataError(f"{source}: holds no image ({' '.join(files.IMAGE_SUFFIXES)})")
+
+
+def labelled(source: str, items: Iterable[Record | Bad]) -> Iterator[Record | Bad]:
+    """Those in a class folder, and why not for each that is in none. DataError, after them, where none is in one."""
+    loose, others = "", 0
+    for item in items:
+        if isinstance(item, Record) and item.values["label"] is None:
+            loose = loose or item.source
+            yield Bad(item.source, item.line, "label", "the image lies in no class folder, and so has no label", "")
+        else:
+            others += 1
+            yield item
+    if loose and not others:
+        raise DataError(
+            f"{source}: {loose} and all others lie in no class folder. The label of an image is the folder it lies in, "
+            "as in FOLDER/cat/1.png: name that FOLDER, or a table of paths (data.image) and labels "
+            "(data.label)"
+        )
+
+
+def named_by(source: str, items: Iterable[Record | Bad], column: str) -> str:
+    """A digest of the size and time of change of the images that a column names; empty where it holds none."""
+    total = hashlib.sha256()
+    for item in items:
+        path = item.values.get(column) if isinstance(item, Record) else None
+        if isinstance(item, Record) and path is not None and not isinstance(path, str):
+            return ""  # bytes, which are part of the source
+        if path:
+            file = _beside(source, path)
+            try:
+                stat = os.stat(files.local(file))
+                total.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "replace"))
+            except (OSError, ValueError):
+                pass  # whoever reads it says why
+    return total.hexdigest()
+
+
+def _beside(source: str, path: str) -> str:
+    """A path of a table, from the table's own folder."""
+    folder = source.rpartition("/")[0]
+    return path if os.path.isabs(path) or not folder else f"{folder}/{path}"
 
 
 def _entries(source: str) -> Iterator[Entry]:
@@ -120,8 +162,7 @@ def fetched(record: Record, column: str) -> Record | Bad:
     path = record.values[column]
     if "://" in path:
         return Bad(record.source, record.line, column, "an address is not followed: name a file", excerpt(path))
-    folder = record.source.rpartition("/")[0]
-    file = path if os.path.isabs(path) or not folder else f"{folder}/{path}"
+    file = _beside(record.source, path)
     try:
         data = _read(file)
     except (DataError, ValueError) as error:  # a name with a null character is a ValueError

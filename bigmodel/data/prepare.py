@@ -28,14 +28,14 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from bigmodel import cluster, errors, tasks
-from bigmodel.data import arrow, quarantine
+from bigmodel.data import arrow, images, quarantine
 from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.digests import digests
 from bigmodel.data.files import resolve, size
 from bigmodel.data.progress import Progress, advance, following
 from bigmodel.data.quarantine import Quarantine
 from bigmodel.data.record import Bad
-from bigmodel.data.sources import pieces
+from bigmodel.data.sources import is_of_images, open_rows, pieces
 from bigmodel.data.split import distribute
 from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
@@ -133,7 +133,18 @@ def _fingerprint(experiment: Experiment, sources: Sequence[tuple[str, str]]) -> 
             )
         ],
     }
+    if column := tasks.get(experiment.task).columns(experiment.data).get("image"):
+        shape["images"] = [_named_images(experiment, source, column) for _, source in sources]
     return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _named_images(experiment: Experiment, source: str, column: str) -> str:
+    """What tells that the images which a table names are still the same."""
+    options = read_options(experiment.data)
+    if is_of_images(source, options):
+        return ""
+    _, rows = open_rows(source, options, [column])
+    return images.named_by(source, rows, column)
 
 
 # ---- the folder: made beside its place, by one process at a time, and put there when it is whole

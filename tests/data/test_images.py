@@ -14,8 +14,10 @@ from PIL import Image
 
 from bigmodel.data import files
 from bigmodel.data.clean import Placed, clean, read_options
+from bigmodel.data.prepare import prepare
 from bigmodel.data.record import Bad
-from bigmodel.experiment import AugmentConfig, DataConfig
+from bigmodel.errors import DataError
+from bigmodel.experiment import AugmentConfig, DataConfig, Experiment
 from bigmodel.tasks import augment_images, image_classification, pictures
 from bigmodel.tasks.base import Refused
 from serve_app.protocol import Form, Limits
@@ -88,6 +90,32 @@ def test_a_table_names_images_beside_it(folder: Path) -> None:
     assert isinstance(good, Placed) and good.row == {"image": file_of(), "label": "cat"}
     assert isinstance(missing, Bad) and "no such file" in missing.reason and missing.line == 3
     assert isinstance(address, Bad) and "an address is not followed" in address.reason
+
+
+def test_images_in_no_class_folder_are_refused_in_one_message(folder: Path, tmp_path: Path) -> None:
+    (folder / "loose.png").write_bytes(file_of())
+    bad, *good = sorted(rows(folder), key=lambda item: isinstance(item, Placed))
+    assert isinstance(bad, Bad) and "no class folder" in bad.reason and len(good) == 2
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat/1.png").write_bytes(file_of())
+    with pytest.raises(DataError, match="FOLDER/cat/1.png"):
+        rows(tmp_path / "flat")
+
+
+def test_a_changed_image_that_a_table_names_is_prepared_anew(folder: Path, tmp_path: Path) -> None:
+    (folder / "cats/1.png").write_bytes(file_of("RGB", colour=(1, 2, 3)))
+    lines = ["file,kind"] + [f"{file},{kind}" for file, kind in (("cats/1.png", "cat"), ("dogs/2.png", "dog"))]
+    (folder / "pets.csv").write_text("\n".join(lines))
+    tree = {
+        "task": "image-classification",
+        "data": {"train": str(folder / "pets.csv"), "image": "file", "label": "kind", "split": {"valid": 0, "test": 0}},
+        "output": str(tmp_path / "run"),
+    }
+    tree["data"]["cache"] = str(tmp_path / "cache")  # type: ignore[index]
+    first, same = (prepare(Experiment.model_validate(tree)) for _ in range(2))
+    assert first.fresh and not same.fresh
+    (folder / "cats/1.png").write_bytes(file_of("RGB", colour=(200, 2, 3), size=(9, 9)))
+    assert prepare(Experiment.model_validate(tree)).fresh
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
