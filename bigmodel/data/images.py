@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import IO
 
 from bigmodel.data import files
+from bigmodel.data.progress import advance
 from bigmodel.data.record import Bad, Record, excerpt
 from bigmodel.errors import DataError
 
@@ -51,6 +52,7 @@ def read_images(source: str) -> Iterator[Record | Bad]:
         number += 1
         label = PurePosixPath(name).parent.name or None
         place = f"{source}/{name}" if name else source
+        advance(num_bytes=len(data or b""))
         if data is None:
             yield Bad(place, number, "image", f"the file has more than {MAX_BYTES >> 20} MB", "")
         else:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,7 @@ target, score, unfit = text_classification.target, text_classification.score, te
 PATCH = 16 * 16  # pixels that count as a token where batches are made
 SURVEYED = 1000  # training images whose size and brightness are looked at
 MAX_SIDE = 224  # of the size that follows from the training images
+AT_ONCE, AT_ONCE_PIXELS = 32, 4_000_000  # images that are resized together, and what they have of pixels
 CHECKED = 64  # a side that is enough to know that an image can be decoded
 
 
@@ -132,7 +134,7 @@ def _pretrained_processor(source: str) -> Any:
         raise ConfigError(
             f"model.pretrained: '{source}' has no image processor (preprocessor_config.json): {str(e).splitlines()[0]}"
         ) from None
-    if len({_prepared(processor, np.zeros(shape, np.uint8)).shape for shape in ((40, 80, 3), (80, 40, 3))}) > 1:
+    if len({_prepared(processor, [np.zeros(shape, np.uint8)]).shape for shape in ((40, 80, 3), (80, 40, 3))}) > 1:
         raise ConfigError(f"model.pretrained: '{source}' takes images of any shape; one size for all is needed")
     return processor
 
@@ -143,15 +145,16 @@ def load_processor(path: Path, config: Any = None) -> Any:
     return AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
 
 
-def _prepared(processor: Any, image: Any) -> Any:
-    """An RGB image as the processor resizes and cuts it, (3, H, W) uint8: its values are scaled in `collate`."""
-    made = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
+def _prepared(processor: Any, images: Sequence[Any]) -> Any:
+    """RGB images as the processor resizes and cuts them, (N, 3, H, W) uint8: values are scaled in `collate`. Many in a
+    call: the call itself costs more than a small image."""
+    made = processor(list(images), do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
     return np.asarray(made, np.uint8)
 
 
 def _shape(processor: Any) -> tuple[int, int]:
     """Height and width of what it makes of any image."""
-    _, height, width = _prepared(processor, np.zeros((64, 64, 3), np.uint8)).shape
+    *_, height, width = _prepared(processor, [np.zeros((64, 64, 3), np.uint8)]).shape
     return height, width
 
 
@@ -159,15 +162,27 @@ def encode(rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> li
     """`pixels` uint8 (H * W,) of a grey image or (3 * H * W,), its `height`; `labels` where the rows have one."""
     enough = max(_shape(processor))
     samples: list[Sample] = []
-    for row in rows:
-        image = pictures.decode(row["image"], enough)
-        pixels = _prepared(processor, image.convert("RGB"))
+    held: list[tuple[Row, Any]] = []
+    for number, row in enumerate(rows, 1):
+        held.append((row, pictures.decode(row["image"], enough)))
+        if (
+            number == len(rows)
+            or len(held) == AT_ONCE
+            or sum(math.prod(image.size) for _, image in held) > AT_ONCE_PIXELS
+        ):
+            samples += _encoded(held, processor, learnt)
+            held = []
+    return samples
+
+
+def _encoded(decoded: Sequence[tuple[Row, Any]], processor: Any, learnt: Mapping[str, Any]) -> Iterator[Sample]:
+    every = _prepared(processor, [image.convert("RGB") for _, image in decoded])  # (N, 3, H, W)
+    for (row, image), pixels in zip(decoded, every, strict=True):
         kept = pixels[:1] if image.mode == "L" else pixels
-        sample: Sample = {"pixels": kept.reshape(-1), "height": pixels.shape[1], "width": pixels.shape[2]}
+        sample: Sample = {"pixels": kept.flatten(), "height": pixels.shape[1], "width": pixels.shape[2]}
         if "label" in row:
             sample["labels"] = label_id(row["label"], learnt["label2id"])
-        samples.append(sample)
-    return samples
+        yield sample
 
 
 def length(sample: Sample) -> int:
