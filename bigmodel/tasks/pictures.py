@@ -113,7 +113,10 @@ def upright_size(data: bytes) -> tuple[int, int]:
 
 
 def from_base64(text: str) -> bytes:
-    """The bytes of base64, lines of it too. ValueError that says what is wrong."""
+    """The bytes of base64, lines of it too, and as a browser writes it, `data:image/png;base64,...`. ValueError that
+    says what is wrong."""
+    if text.startswith("data:") and ";base64," in text[:100]:
+        text = text.partition(",")[2]
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except ValueError:

@@ -199,6 +199,8 @@ def test_the_endpoint_takes_base64_a_form_and_raw_bytes() -> None:
     png, multipart = file_of(), b"multipart/form-data; boundary=x"
     row = {"image": png}
     assert form().parse(json.dumps({"image": base64.encodebytes(png).decode()}).encode()) == ([row], False)
+    browser = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    assert form().parse(json.dumps({"image": browser}).encode()) == ([row], False)
     assert form().parse(png, b"image/png") == ([row], False)
     assert form().parse(posted(("image", png)), multipart) == ([row], False)
     assert form().parse(posted(("images", png), ("images", png)), multipart) == ([row, row], True)
