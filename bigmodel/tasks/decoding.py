@@ -229,11 +229,12 @@ def pick(row: Row, logits: NDArray[np.float32]) -> int:
     temperature = options.get("temperature", 0.0)
     if not temperature:
         return int(logits.argmax())
-    scores = logits.astype(np.float64) / temperature
+    with np.errstate(over="ignore"):  # however cold it is, the likeliest stays at 0
+        scores = (logits.astype(np.float64) - logits.max()) / temperature
     order = np.argsort(-scores, kind="stable")
     if top_k := options.get("top_k", 0):
         order = order[:top_k]
-    odds = np.exp(scores[order] - scores[order[0]])
+    odds = np.exp(scores[order])
     reached = np.cumsum(odds / odds.sum())
     if (top_p := options.get("top_p", 1.0)) < 1.0:
         keep = int(np.searchsorted(reached, top_p)) + 1

@@ -361,7 +361,7 @@ def request(processor: Any) -> type[BaseModel]:
         temperature=field(float, "0, if not given, takes the likeliest token.", ge=0, le=100, allow_inf_nan=False),
         top_k=field(int, "Only so many of the likeliest tokens; 0 is all.", ge=0),
         top_p=field(float, "Only the likeliest tokens of so much probability.", gt=0, le=1),
-        repetition_penalty=field(float, "Above 1 makes tokens rarer that are there already.", gt=0, le=100),
+        repetition_penalty=field(float, "Above 1 makes tokens rarer that are there already.", ge=0.01, le=100),
         stop=field(
             list[Annotated[str, Field(min_length=1, max_length=100)]], "The answer ends before these.", max_length=8
         ),

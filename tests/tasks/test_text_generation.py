@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from bigmodel import models
 from bigmodel.data.record import Bad, ReadOptions
@@ -12,8 +13,9 @@ from bigmodel.data.sources import BLOCK_SIZE, LONGEST_BLOCK, open_rows
 from bigmodel.evaluation import ngrams
 from bigmodel.experiment import Experiment, TokenizerConfig
 from bigmodel.models.init import initialize
+from bigmodel.predictor import Predictor
 from bigmodel.tasks import exact_tokenizer, text_generation
-from bigmodel.tasks.base import BLOCK
+from bigmodel.tasks.base import BLOCK, Refused
 from bigmodel.tasks.decoding import Decoder, complete
 from bigmodel.tasks.packing import Packed
 
@@ -180,6 +182,41 @@ def test_a_stop_string_ends_the_text_before_it_and_pieces_never_take_back(decode
             said, answer = said + piece.text, piece.answer
     assert answer["text"] == said == whole["text"][: whole["text"].index(stop)]
     assert answer["finish_reason"] == "stop" and rows.num_rows == 0
+
+
+@pytest.mark.parametrize("cold", [{"temperature": 5e-324}, {"temperature": 1e-9}, {"temperature": 1.0, "top_k": 1}])
+def test_the_coldest_draw_is_the_likeliest_token(cold):
+    model, processor, _ = made("gru")
+    greedy, drawn = ([one | {"options": options} for one in prompts(processor)] for options in ({}, cold))
+    assert complete(model, processor, drawn) == complete(model, processor, greedy)
+
+
+ODD = [
+    ({"text": "The \U0001f600 unknown \u597d"}, None),
+    ({"text": ""}, None),
+    ({"text": "\u597d" * 500, "max_new_tokens": 3}, None),
+    ({"text": "x", "temperature": 0, "stop": []}, None),
+    ({"text": "<|end|>x", "repetition_penalty": 0.01}, None),
+    ({"text": "x", "repetition_penalty": 1e-300}, "repetition_penalty"),
+    ({"text": "x", "top_p": 0}, "top_p"),
+    ({"text": "x", "seed": -1}, "seed"),
+    ({"text": "x", "max_new_tokens": 1_000_000}, "max_new_tokens"),
+    ({"text": "x", "stop": [""]}, "stop"),
+    ({"text": "\ud800"}, "text|surrogate"),
+]
+
+
+@pytest.mark.parametrize(("fields", "refused"), ODD, ids=str)
+def test_an_odd_prompt_is_answered_or_refused_by_name(fields, refused):
+    model, processor, _ = made("gru")
+    request = text_generation.request(processor)
+    if refused:
+        with pytest.raises((ValidationError, Refused), match=refused):
+            text_generation.asked(dict(request.model_validate(fields)), processor)
+        return
+    row = text_generation.asked(dict(request.model_validate(fields)), processor)
+    (answer,) = Predictor("text-generation", model, processor, {}).predict([row])
+    assert answer["tokens"] <= fields.get("max_new_tokens", 64)
 
 
 def test_rows_join_and_leave_without_moving_the_others(decoder):
