@@ -298,8 +298,8 @@ class DecodeConfig(Section):
 
 class MupConfig(Section):
     hidden_size: PositiveInt | None = None
-    """The width of the encoder or decoder at which learning rate and initialisation were tuned: the model, however wide,
-    is scaled as if it were tuned there. none is the standard parametrisation."""
+    """The width of the encoder or decoder at which learning rate and initialisation were tuned: the model, however
+    wide, is scaled as if it were tuned there. none is the standard parametrisation."""
 
 
 DEFAULT_TYPES = {
