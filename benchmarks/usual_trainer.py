@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,28 +21,28 @@ IGNORED = -100
 
 
 class Marks(TrainerCallback):  # type: ignore[misc]
-    """When each step ended."""
+    """Tells of the end of each step."""
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
+    def __init__(self, done: Callable[[], None]) -> None:
+        self.done = done
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.times.append(time.perf_counter())
+        self.done()
 
 
-def train(parts: Any, work: Any) -> tuple[list[float], list[int]]:
-    """-> when each step ended, and how many rows or real tokens it had"""
+def train(parts: Any, work: Any, done: Callable[[], None]) -> list[int]:
+    """Train in place; `done` is called after each step. -> how many rows or real tokens each had"""
     paired = parts.job.task == "translation"
-    marks, amounts = Marks(), list[int]()
+    amounts = list[int]()
     (Seq2SeqTrainer if paired else Trainer)(
         parts.model,
         arguments(parts, work, paired),
         train_dataset=DATASETS[parts.job.task](parts.samples, parts.processor),
         data_collator=counting(collator(parts, paired), work.unit == "tokens", amounts),
         processing_class=parts.processor.source if paired else None,
-        callbacks=[marks],
+        callbacks=[Marks(done)],
     ).train()
-    return marks.times, amounts
+    return amounts
 
 
 def arguments(parts: Any, work: Any, paired: bool) -> Any:
