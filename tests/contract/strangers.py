@@ -58,7 +58,8 @@ def translate(path: str, rows: list[dict[str, Any]], **trust: bool) -> list[dict
     """As generation_config.json says."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-    tokenizer, model = AutoTokenizer.from_pretrained(path), AutoModelForSeq2SeqLM.from_pretrained(path, **trust)
+    tokenizer = AutoTokenizer.from_pretrained(path, **trust)
+    model = AutoModelForSeq2SeqLM.from_pretrained(path, **trust)
     asked = tokenizer([row["text"] for row in rows], truncation=True, padding=True, return_tensors="pt")
     written = model.generate(input_ids=asked["input_ids"], attention_mask=asked["attention_mask"])
     return [{"translation": text} for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
