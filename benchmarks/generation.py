@@ -33,7 +33,8 @@ CONTENDERS = {
     "generate-after": f"generate, {STREAMS} requests one after another",
     "generate-batch": f"generate, a batch of {STREAMS} that begins and ends together",
 }
-AGAINST = [("ours-1", "generate-1", 1.0), ("ours-8", "generate-after", 1.0), ("ours-8", "generate-batch", 1.0)]
+AGAINST = [("ours-1", "generate-1"), ("ours-8", "generate-after"), ("ours-8", "generate-batch")]
+BARS = {"generate-1": 1.0}
 
 
 def decoder() -> tuple[Any, Any]:
@@ -118,13 +119,13 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
         speeds = [statistics.median(one[speed] for one in found) for speed in ("rate", "per_cpu_s")]
         lines.append(f"| {CONTENDERS[name]} | {speeds[0]:,.0f} | {speeds[1]:,.0f} |")
     lines.append("")
-    for a, b, bar in AGAINST:
+    for a, b in AGAINST:
         wall, cpu = (
             statistics.median(x[speed] / y[speed] for x, y in zip(results[a], results[b], strict=True))
             for speed in ("rate", "per_cpu_s")
         )
-        missed = "" if wall >= bar else ", MISSED"
-        lines.append(f"{CONTENDERS[a]}: {wall:.2f}x of {CONTENDERS[b]} (bar {bar:g}{missed}); by CPU time {cpu:.2f}x")
+        bar = f" (bar {BARS[b]:g}{'' if wall >= BARS[b] else ', MISSED'})" if b in BARS else ""
+        lines.append(f"{CONTENDERS[a]}: {wall:.2f}x of {CONTENDERS[b]}{bar}; by CPU time {cpu:.2f}x")
     return "\n".join(lines)
 
 

@@ -294,11 +294,12 @@ def table(results: dict[str, list[dict[str, Any]]], unit: str) -> str:
 def ratio(name: str, ours: list[dict[str, Any]], theirs: list[dict[str, Any]], speed: str) -> str:
     if name == "bigmodel":
         return ""
-    return judged(statistics.median(a[speed] / b[speed] for a, b in zip(ours, theirs, strict=True)), BARS[name], ".2f")
+    found = statistics.median(a[speed] / b[speed] for a, b in zip(ours, theirs, strict=True))
+    return judged(found, BARS[name], ".2f", "x")
 
 
-def judged(found: float, bar: float, form: str) -> str:
-    return f"{found:{form}} (bar {bar:g}{'' if found >= bar else ', MISSED'})"
+def judged(found: float, bar: float, form: str, unit: str = "") -> str:
+    return f"{found:{form}}{unit} (bar {bar:g}{'' if found >= bar else ', MISSED'})"
 
 
 def main() -> None:

@@ -23,6 +23,8 @@ OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalt
 DEFAULT_NEW, MOST_NEW = 64, 4096
 TOGETHER = 64
 """Rows that `complete` has under way."""
+BEFORE = 8
+"""Tokens before another that are enough for a tokenizer to know how it is spelt there."""
 Pick = Callable[["Row", NDArray[np.float32]], int]
 
 
@@ -164,7 +166,7 @@ class Spelling:
 
     def __init__(self, processor: Any, prompt: Sequence[int]) -> None:
         self._decode = processor.decode
-        self._context = list(prompt[-8:])  # enough for a tokenizer to know whether a blank comes first
+        self._context = list(prompt[-BEFORE:])
         self._said = self._spell([])
         self._ids: list[int] = []
 
@@ -179,8 +181,10 @@ class Spelling:
         if text.endswith("\ufffd"):
             return ""
         added = text[len(self._said) :]
-        self._context, self._ids = [*self._context, *self._ids][-8:], []
-        self._said = self._spell([])
+        self._context, self._ids, self._said = [*self._context, *self._ids], [], text
+        if len(self._context) > 4 * BEFORE:  # cut now and then: to spell again costs as much as the token did
+            self._context = self._context[-BEFORE:]
+            self._said = self._spell([])
         return added
 
     def rest(self) -> str:
