@@ -61,8 +61,10 @@ class Order:
 
     def __init__(self, lengths: NDArray[Any], batch_size: int, bucket: int, seed: int, batch_tokens: int = 0) -> None:
         self.lengths, self.bucket, self.seed, self.batch_tokens = lengths, bucket, seed, batch_tokens
-        mean = float(lengths.sum()) / max(len(lengths), 1)  # tokens of a sample, all sides
-        self.batch_size = max(1, int(REAL * batch_tokens / max(mean, 1.0))) if batch_tokens else batch_size
+        self.batch_size = batch_size
+        if batch_tokens:
+            mean = float(lengths.sum()) / max(len(lengths), 1)  # tokens of a sample, all sides
+            self.batch_size = max(1, int(REAL * batch_tokens / max(mean, 1.0)))
         self.steps_per_epoch = -(-len(lengths) // self.batch_size)
         self._window: tuple[int, int] = (-1, -1)
         self._batches: list[Ids] = []
