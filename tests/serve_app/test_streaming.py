@@ -29,7 +29,7 @@ def model(tmp_path_factory) -> Path:
     initialize(net, asked.init, 0)
     net.eval()
     folder = tmp_path_factory.mktemp("streamed") / "reviews" / "model"
-    Predictor(asked.task, net, processor, {}).save(folder, [{"text": "the quick"}])
+    Predictor(asked.task, net, processor, {}).save(folder, [{"text": "the quick", "block": -1}])
     return folder
 
 
