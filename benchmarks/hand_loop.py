@@ -62,14 +62,18 @@ def epoch(
         batch = collate([input_ids[i] for i in ids], pad)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits = model(**batch).logits
-        loss = cross_entropy(logits.float(), torch.from_numpy(labels[ids]))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        if number % 50 == 0 and not math.isfinite(loss.item()):
-            raise FloatingPointError("the loss is not a number")
+        learn(model, cross_entropy(logits.float(), torch.from_numpy(labels[ids])), optimizer, schedule, number)
+
+
+def learn(model: Any, loss: Tensor, optimizer: Any, schedule: Any, number: int) -> None:
+    """Step `number`, from its loss; now and then the loss is looked at."""
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    schedule.step()
+    optimizer.zero_grad(set_to_none=True)
+    if number % 50 == 0 and not math.isfinite(loss.item()):
+        raise FloatingPointError("the loss is not a number")
 
 
 def cosine(step: int, total: int, warmup: int) -> float:

@@ -3,11 +3,11 @@ tasks.py measures against it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from hand_loop import cosine, learn
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
@@ -38,20 +38,8 @@ def train(
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits = model(**inputs).logits
         loss = cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORED)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        if number % 50 == 0 and not math.isfinite(loss.item()):
-            raise FloatingPointError("the loss is not a number")
+        learn(model, loss, optimizer, schedule, number)
         done()
-
-
-def cosine(step: int, total: int, warmup: int) -> float:
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 # ---- the batches of each task, from what bigmodel encoded

@@ -69,19 +69,15 @@ def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpo
         lambda fields: task.asked(fields, processor),
         streams=streams is not None,
     )
-    if streams is not None:
-        return Endpoint(
-            options.word,
-            streams.ask,
-            metrics,
-            form,
-            lambda: streams.num_waiting,
-            options.max_waiting,
-            options.retry_after_s,
-            streams.stream,
-        )
     return Endpoint(
-        options.word, ask, metrics, form, lambda: batcher.num_waiting, options.max_waiting, options.retry_after_s
+        options.word,
+        streams.ask if streams else ask,
+        metrics,
+        form,
+        lambda: (streams or batcher).num_waiting,
+        options.max_waiting,
+        options.retry_after_s,
+        streams.stream if streams else None,
     )
 
 

@@ -15,16 +15,17 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
+
+from bigmodel.tasks.base import Row
+from serve_app.protocol import Answer
 
 STREAMED = ("text-generation",)
 """Tasks whose module has a decoder."""
 PLACES = 16
 """Rows under way at once; others wait for a place."""
-Row = dict[str, Any]
-Answer = Mapping[str, Any]
 
 logger = logging.getLogger("ray.serve")
 

@@ -56,18 +56,7 @@ def analyse(evidence: Evidence) -> dict[str, Any]:
         "unknown_labels": unknown,
         "mistakes": _mistakes(evidence, losses, set(known)),
         **_beside_training(evidence, found, wanted),
-        **_of_table(evidence),
-    }
-
-
-def _of_table(evidence: Evidence) -> dict[str, Any]:
-    """What the columns of a table are worth."""
-    if evidence.predictor is None or "features" not in evidence.rows[0]:
-        return {}
-    evidence.say("shuffling columns: what each is worth")
-    return {
-        "columns": importance.describe(evidence.predictor.processor),
-        "importance": importance.importance(evidence.predictor, evidence.rows),
+        **importance.of_table(evidence),
     }
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigmodel.errors import DataError
 from bigmodel.evaluation.evidence import Evidence, Place, Say, Training
-from bigmodel.tasks.base import Answer, Row, Task
+from bigmodel.tasks.base import Answer, Row, Task, as_judged
 
 if TYPE_CHECKING:
     from bigmodel.predictor import Predictor
@@ -42,8 +42,7 @@ def evaluate(
     """
     rows = rows[:]
     _check(predictor.task, rows, place)
-    hidden = set(predictor.task.targets) - set(predictor.task.judged_with)
-    questions = [{role: value for role, value in row.items() if role not in hidden} for row in rows]
+    questions = [as_judged(predictor.task, row) for row in rows]
     answers, speed = _answer(predictor, questions)
     report = {
         "task": predictor.name,

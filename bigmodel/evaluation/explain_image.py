@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.text import Text
 
+from bigmodel.evaluation.attribution import log_odds, refined
 from bigmodel.evaluation.layout import heading, put, wide
 from bigmodel.tasks.base import Answer, Row, Sample
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 STARTS = 4  # images of noise, always the same
 STEPS, MAX_STEPS = 16, 512  # points on each way: doubled until the sum is right
-TOLERANCE = 0.01  # of the log-odds that the weights must sum to, and at least so many nats
 POINTS_AT_ONCE = 16
 SHOWN_SIDE = 256  # pixels of the picture's longer side, at least
 STRONGEST = 99.5  # percentile of the weights that has the full colour
@@ -76,26 +76,23 @@ def _integrate(model: Any, pixels: Tensor, target: int) -> tuple[Any, float, flo
     import torch
     from captum.attr import IntegratedGradients
 
-    def log_odds(points: Tensor) -> Tensor:
+    def explained(points: Tensor) -> Tensor:
         """(P, 3, H, W) -> (P,)"""
-        logits = model(pixel_values=points).logits.float()  # (P, K)
-        others = torch.cat([logits[:, :target], logits[:, target + 1 :]], dim=1)
-        odds: Tensor = logits[:, target] - others.logsumexp(1)
-        return odds
+        return log_odds(model(pixel_values=points).logits.float(), target)
+
+    def attribute(steps: int) -> tuple[Any, float]:
+        with torch.enable_grad():
+            parts = gradients.attribute(ends, noise, n_steps=steps, internal_batch_size=POINTS_AT_ONCE)
+        weights = parts.detach().double().mean(0).sum(0).cpu().numpy()
+        return weights, abs(weights.sum() - (after - before))
 
     ends = pixels.expand(STARTS, -1, -1, -1)
     noise = torch.randn(ends.shape, generator=torch.Generator().manual_seed(0)).to(pixels.device)
     with torch.no_grad():
-        before, after = log_odds(noise).mean().item(), log_odds(pixels).item()
-    gradients, steps = IntegratedGradients(log_odds), STEPS
-    while True:
-        with torch.enable_grad():
-            parts = gradients.attribute(ends, noise, n_steps=steps, internal_batch_size=POINTS_AT_ONCE)
-        weights = parts.detach().double().mean(0).sum(0).cpu().numpy()
-        off = abs(weights.sum() - (after - before))
-        if off <= TOLERANCE * max(1.0, abs(after - before)) or steps >= MAX_STEPS:
-            return weights, before, after
-        steps *= 2
+        before, after = explained(noise).mean().item(), explained(pixels).item()
+    gradients = IntegratedGradients(explained)
+    weights, _ = refined(attribute, after - before, STEPS, MAX_STEPS)
+    return weights, before, after
 
 
 def draw(pixels: Any, weights: Any) -> bytes:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from bigmodel.evaluation.attribution import log_odds, refined
 from bigmodel.evaluation.layout import heading, put, table, wide
 from bigmodel.tasks.base import Answer, Row
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from bigmodel.predictor import Predictor
 
 STEPS, MAX_STEPS = 32, 512  # points on the way: doubled until the sum is right
-TOLERANCE = 0.01  # of what the weights must sum to, and at least so much of a log-odds or of the target's deviation
 SHOWN = 12
 
 
@@ -84,20 +84,17 @@ def attributions(model: Any, start: Tensor, end: Tensor, answer: Answer) -> tupl
         if "label" not in answer:
             number: Tensor = logits[:, 0]
             return number
-        found = model.config.label2id[answer["label"]]
-        others = [i for i in range(logits.shape[1]) if i != found]
-        odds: Tensor = logits[:, found] - logits[:, others].logsumexp(-1)
-        return odds
+        return log_odds(logits, model.config.label2id[answer["label"]])
+
+    def attribute(steps: int) -> tuple[list[float], float]:
+        weights = along(value, start, end, steps)
+        return weights, abs(sum(weights) - change)
 
     with torch.no_grad():
         ends = value(torch.stack([start, end])).tolist()
-    unit, steps = (1.0 if "label" in answer else model.config.target_std), STEPS
-    while True:
-        weights = along(value, start, end, steps)
-        error = abs(sum(weights) - (ends[1] - ends[0]))
-        if error <= TOLERANCE * max(unit, abs(ends[1] - ends[0])) or steps >= MAX_STEPS:
-            return weights, ends, error
-        steps *= 2
+    change, unit = ends[1] - ends[0], 1.0 if "label" in answer else model.config.target_std
+    weights, error = refined(attribute, change, STEPS, MAX_STEPS, unit)
+    return weights, ends, error
 
 
 def along(value: Any, start: Tensor, end: Tensor, steps: int) -> list[float]:

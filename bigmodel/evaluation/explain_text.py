@@ -24,6 +24,7 @@ from rich.console import Group, RenderableType
 from rich.style import Style
 from rich.text import Text
 
+from bigmodel.evaluation.attribution import log_odds, refined
 from bigmodel.evaluation.layout import heading, in_colour, printable, put, table, wide
 from bigmodel.tasks.base import Answer, Row
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from bigmodel.predictor import Predictor
 
 STEPS, MAX_STEPS = 32, 1024  # points on the way: doubled until the sum is right
-TOLERANCE = 0.01  # of the log-odds that the weights must sum to, and at least so many nats
 POINTS_AT_ONCE = 32
 SHOWN_TOKENS = 10
 
@@ -107,22 +107,20 @@ def _integrate(way: Way, target: int) -> tuple[list[float], float, float]:
     import torch
     from captum.attr import IntegratedGradients
 
-    def log_odds(*vectors: Tensor) -> Tensor:
+    def explained(*vectors: Tensor) -> Tensor:
         """Vectors of P points on the way -> (P,)"""
-        logits = way.logits(vectors)  # (P, K)
-        others = torch.cat([logits[:, :target], logits[:, target + 1 :]], dim=1)
-        return logits[:, target] - others.logsumexp(1)
+        return log_odds(way.logits(vectors), target)
 
-    with torch.no_grad():
-        before, after = log_odds(*way.start).item(), log_odds(*way.end).item()
-    gradients, steps = IntegratedGradients(log_odds), STEPS
-    while True:
+    def attribute(steps: int) -> tuple[list[float], float]:
         parts = gradients.attribute(way.end, way.start, n_steps=steps, internal_batch_size=POINTS_AT_ONCE)
         weights = way.to_tokens([part.detach().sum(-1)[0] for part in parts])
-        precise = _error(weights, before, after) <= TOLERANCE * max(1.0, abs(after - before))
-        if precise or steps >= MAX_STEPS:
-            return weights, before, after
-        steps *= 2
+        return weights, _error(weights, before, after)
+
+    with torch.no_grad():
+        before, after = explained(*way.start).item(), explained(*way.end).item()
+    gradients = IntegratedGradients(explained)
+    weights, _ = refined(attribute, after - before, STEPS, MAX_STEPS)
+    return weights, before, after
 
 
 def _error(weights: Sequence[float], before: float, after: float) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import RenderableType
 from rich.text import Text
 
+from bigmodel.evaluation.evidence import Evidence
 from bigmodel.evaluation.layout import heading, table, wide
 from bigmodel.tasks.base import Row
 
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
 MAX_ROWS = 2000  # a random choice of them where there are more
 REPEATS = 3
 SHOWN = 20
+
+
+def of_table(evidence: Evidence) -> dict[str, Any]:
+    """What a report says of the columns; nothing where the rows are no table's, or the model is not at hand."""
+    if evidence.predictor is None or "features" not in evidence.rows[0]:
+        return {}
+    evidence.say("shuffling columns: what each is worth")
+    return {
+        "columns": describe(evidence.predictor.processor),
+        "importance": importance(evidence.predictor, evidence.rows),
+    }
 
 
 def importance(predictor: Predictor, rows: Sequence[Row]) -> dict[str, Any]:

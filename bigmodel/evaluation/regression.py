@@ -39,7 +39,7 @@ def analyse(evidence: Evidence) -> dict[str, Any]:
         "bias": float(apart.mean()),
         "mistakes": _worst_of(evidence, apart),
         **_beside_training(evidence, found, wanted),
-        **_of_table(evidence),
+        **importance.of_table(evidence),
     }
 
 
@@ -88,16 +88,6 @@ def _scores_of(found: Sequence[float], wanted: Sequence[float]) -> dict[str, flo
     return {
         "rmse": metrics.rmse(found, wanted), "mae": metrics.mae(found, wanted), "r2": metrics.r2(found, wanted)
     }  # fmt: skip
-
-
-def _of_table(evidence: Evidence) -> dict[str, Any]:
-    if evidence.predictor is None or "features" not in evidence.rows[0]:
-        return {}
-    evidence.say("shuffling columns: what each is worth")
-    return {
-        "columns": importance.describe(evidence.predictor.processor),
-        "importance": importance.importance(evidence.predictor, evidence.rows),
-    }
 
 
 # ---- render

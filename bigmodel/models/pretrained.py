@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +148,12 @@ def shapes(auto_class: Any, config: PreTrainedConfig) -> Shapes:
     """Of every parameter, without memory for one."""
     with torch.device("meta"):
         return {name: parameter.shape for name, parameter in auto_class.from_config(config).named_parameters()}
+
+
+def file_digest(source: str, name: str) -> str | None:
+    """SHA-256 of a file of the checkpoint; None of one on the hub, or without such a file."""
+    file = Path(locate(source), name)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def locate(source: str) -> str:

@@ -134,3 +134,9 @@ class Task(Protocol):
 
     def answer(self, processor: Any) -> type[Any]:
         """The pydantic model of one answer: what the endpoint's document says of it."""
+
+
+def as_judged(task: Task, row: Row) -> Row:
+    """The row without the targets that `judge` does not read."""
+    hidden = set(task.targets) - set(task.judged_with)
+    return {role: value for role, value in row.items() if role not in hidden}

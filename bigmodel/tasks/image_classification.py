@@ -116,8 +116,7 @@ def shaped_by(experiment: Experiment) -> dict[str, Any]:
     source = experiment.model.get("pretrained")
     if source is None:
         return {"pillow": version("pillow")}
-    settings = Path(models.pretrained.locate(source), "preprocessor_config.json")
-    digest = hashlib.sha256(settings.read_bytes()).hexdigest() if settings.is_file() else None
+    digest = models.pretrained.file_digest(source, "preprocessor_config.json")
     return {"pillow": version("pillow"), "pretrained": source, "settings": digest}
 
 

@@ -81,6 +81,20 @@ def fit(
     }
 
 
+def clean(record: Mapping[str, Any], columns: Mapping[str, str], target: Callable[[Any, str], Any]) -> Row:
+    """A row of a task of tables: what `target` makes of the label's column, where that is read, is its label."""
+    column = columns.get("label")
+    row: Row = {"features": features(record, column)}
+    if column is not None:
+        row["label"] = target(record[column], column)
+    return row
+
+
+def content(row: Row) -> str:
+    text: str = row["features"]
+    return text
+
+
 def shaped_by(experiment: Experiment) -> dict[str, Any]:
     return {}
 

@@ -13,6 +13,7 @@ from bigmodel.tasks.table import (  # noqa: F401  the task's own, as they are
     asked,
     augment,
     collate,
+    content,
     cost,
     examples,
     length,
@@ -38,16 +39,7 @@ def columns(data: DataConfig) -> dict[str, str]:
 
 
 def clean(record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
-    column = columns.get("label")
-    row: Row = {"features": table.features(record, column)}
-    if column is not None:
-        row["label"] = labels.clean_label(record[column], column)
-    return row
-
-
-def content(row: Row) -> str:
-    text: str = row["features"]
-    return text
+    return table.clean(record, columns, labels.clean_label)
 
 
 def target(row: Row) -> str:

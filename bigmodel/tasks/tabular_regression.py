@@ -15,6 +15,7 @@ from bigmodel.tasks.table import (  # noqa: F401  the task's own, as they are
     asked,
     augment,
     collate,
+    content,
     cost,
     examples,
     length,
@@ -40,11 +41,7 @@ def columns(data: DataConfig) -> dict[str, str]:
 
 
 def clean(record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
-    column = columns.get("label")
-    row: Row = {"features": table.features(record, column)}
-    if column is not None:
-        row["label"] = clean_number(record[column], column)
-    return row
+    return table.clean(record, columns, clean_number)
 
 
 def clean_number(value: Any, column: str) -> float:
@@ -57,11 +54,6 @@ def clean_number(value: Any, column: str) -> float:
     if not math.isfinite(number):
         raise Refused(f"what is predicted is a number such as 1234.5, not {value!r:.40}", column)
     return number
-
-
-def content(row: Row) -> str:
-    text: str = row["features"]
-    return text
 
 
 def target(row: Row) -> str:

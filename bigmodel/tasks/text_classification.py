@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,8 +64,9 @@ def target(row: Row) -> str:
 
 def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any, dict[str, Any]]:
     data = experiment.data
-    learnt = fit_labels((row["label"] for row in rows()), data.label or "label")
-    processor, more = _fit_tokenizer(rows, experiment)
+    labels = Counter(row["label"] for row in rows())
+    learnt = fit_labels(labels, data.label or "label")
+    processor, more = _fit_tokenizer(rows, labels.total(), experiment)
     if processor.model_max_length <= (ends := processor.num_special_tokens_to_add()):
         raise ConfigError(
             f"data.max_length is {processor.model_max_length}, and {ends} tokens enclose each text: name more"
@@ -73,14 +74,16 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
     return processor, learnt | more
 
 
-def _fit_tokenizer(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any, dict[str, Any]]:
+def _fit_tokenizer(
+    rows: Callable[[], Iterable[Row]], num_rows: int, experiment: Experiment
+) -> tuple[Any, dict[str, Any]]:
     data = experiment.data
     if pretrained := experiment.model.get("pretrained"):
         processor = load_tokenizer(pretrained, data.max_length)
         return processor, {"vocab_size": len(processor), "pad_token_id": processor.pad_token_id}
     from bigmodel.models import is_ours
 
-    texts = tokenizer.some((row["text"] for row in rows()), sum(1 for _ in rows()), data.tokenizer.max_texts)
+    texts = tokenizer.some((row["text"] for row in rows()), num_rows, data.tokenizer.max_texts)
     kind = tokenizer.choose(row["text"] for row in rows()) if data.tokenizer.type == "auto" else data.tokenizer.type
     enclose = not is_ours(experiment.model)
     processor = tokenizer.train(texts, kind, data.tokenizer, enclose, data.max_length)
@@ -100,9 +103,7 @@ def shaped_by(experiment: Experiment) -> dict[str, Any]:
     source = experiment.model.get("pretrained")
     if source is None:
         return {"enclosed": not models.is_ours(experiment.model)}
-    vocabulary = Path(models.pretrained.locate(source), VOCABULARY)
-    content = hashlib.sha256(vocabulary.read_bytes()).hexdigest() if vocabulary.is_file() else None
-    return {"pretrained": source, "vocabulary": content}
+    return {"pretrained": source, "vocabulary": models.pretrained.file_digest(source, VOCABULARY)}
 
 
 def load_tokenizer(pretrained: str, max_length: int) -> Any:

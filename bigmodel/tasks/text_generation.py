@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -97,9 +96,7 @@ def shaped_by(experiment: Experiment) -> dict[str, Any]:
     source = experiment.model.get("pretrained")
     if source is None:
         return {}
-    vocabulary = Path(models.pretrained.locate(source), VOCABULARY)
-    content = hashlib.sha256(vocabulary.read_bytes()).hexdigest() if vocabulary.is_file() else None
-    return {"pretrained": source, "vocabulary": content}
+    return {"pretrained": source, "vocabulary": models.pretrained.file_digest(source, VOCABULARY)}
 
 
 def load_tokenizer(pretrained: str, max_length: int) -> Any:

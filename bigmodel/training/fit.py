@@ -19,11 +19,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bigmodel import cluster, tasks
+from bigmodel import cluster
 from bigmodel.data.prepare import Prepared, open_prepared, prepare
 from bigmodel.errors import CheckpointError, Interrupted, ResourceError, TrainingError
 from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
+from bigmodel.tasks.base import as_judged
 from bigmodel.training import loop
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import Event, Listener, Tail
@@ -116,12 +117,7 @@ def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict
         "versions": versions(),
     }
     split = "valid" if prepared.size("valid") else "train"
-    task = tasks.get(experiment.task)
-    hidden = set(task.targets) - set(task.judged_with)
-    golden = [
-        {role: value for role, value in prepared.rows(split)[i].items() if role not in hidden}
-        for i in range(min(GOLDEN, prepared.size(split)))
-    ]
+    golden = [as_judged(trainer.task, row) for row in prepared.rows(split)[:GOLDEN]]
     Predictor(experiment.task, trainer.model, trainer.processor, info, precision=precision).save(run.model, golden)
     run.write(state="finished", progress=progress, metrics=best.state["metrics"])
 
