@@ -225,6 +225,11 @@ class TrainConfig(Section):
     """Pieces a worker cuts its part of the batch into, to save memory; the step stays the same."""
     workers: Count = 0
     """0 trains in this process without Ray; N trains on N workers of Ray Train."""
+    exact: bool = False
+    """The same bits for any number of workers, on processors of one kind: each batch is cut into `shards`, whose
+    gradients are summed in a fixed order. auto is then fp32, threads are 1 if not given, and accumulate is not used."""
+    shards: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Pieces of each batch under `exact`, and the most workers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto gives each worker a GPU where there are enough of them."""
     threads: Count = 0
@@ -251,6 +256,16 @@ class TrainConfig(Section):
     """How often Ray Train restarts the workers after a failure, from the last checkpoint."""
     timeout: PositiveInt = 300
     """Seconds a collective operation of several workers may take."""
+
+    @model_validator(mode="after")
+    def each_worker_has_a_shard(self) -> TrainConfig:
+        if self.exact and self.workers > self.shards:
+            raise ValueError(f"exact cuts a batch into {self.shards} shards, too few for workers: {self.workers}")
+        return self
+
+    def threads_of(self, available: int) -> int:
+        """Threads of a worker that has so many cores."""
+        return self.threads or (1 if self.exact else max(1, available))
 
 
 class TuneConfig(Section):

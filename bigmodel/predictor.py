@@ -59,8 +59,13 @@ class Predictor:
         path = Path(path)
         info = _read_info(path)
         task = info.get("task") or _guess_task(path)
+        auto_class = models.auto_class(task)
+        model: Any
         try:
-            model = models.auto_class(task).from_pretrained(path, use_safetensors=True, trust_remote_code=False)
+            if models.lora.is_adapter(path):
+                model = models.lora.load(path, auto_class)
+            else:
+                model = auto_class.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, SafetensorError) as e:
             raise CheckpointError(f"{path}: this model directory does not open: {str(e).splitlines()[0]}") from None
         if reason := tasks.get(task).unfit(model.config):
@@ -77,13 +82,17 @@ class Predictor:
     def save(self, path: str | Path, golden: Sequence[Row] = ()) -> None:
         """Write the directory beside `path`, then put it in its place. `golden` rows, with the targets
         that the task is judged with, are stored beside what `_prove` says of them."""
+        from bigmodel.models import lora
+
         path = Path(path)
         fresh, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        self.model.save_pretrained(fresh)
+        self._save_model(fresh)
         self.processor.save_pretrained(fresh)
-        info = {"task": self.name, **self.info, "weights": {p.name: _digest(p) for p in fresh.glob("*.safetensors")}}
+        info = {"task": self.name, **self.info, "weights": _digests(fresh)}
+        if base := lora.base_of(fresh):
+            info["base"] = _digests(base)
         (fresh / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False), "utf-8")
         if golden:
             lines = (
@@ -95,6 +104,15 @@ class Predictor:
             os.rename(path, old)
         os.rename(fresh, path)
         shutil.rmtree(old, ignore_errors=True)
+
+    def _save_model(self, folder: Path) -> None:
+        from bigmodel.models import lora
+
+        if lora.is_adapted(self.model):
+            settings = self.info["experiment"]["model"]["lora"]
+            self.model = lora.save(self.model, folder, settings.get("merge", False))
+        else:
+            self.model.save_pretrained(folder)
 
     def cost(self, row: Row) -> int:
         """At most so many tokens the model reads of a row, as far as is known before it is encoded."""
@@ -169,10 +187,14 @@ class Predictor:
 
     def check_golden(self) -> int:
         """Compare the weights' digests, answer the stored inputs again; CheckpointError if one differs. -> how many."""
+        from bigmodel.models import lora
+
         path = Path(self.model.config.name_or_path) / GOLDEN
         for name, digest in self.info.get("weights", {}).items():
             if _digest(path.with_name(name)) != digest:
                 raise CheckpointError(f"{path.with_name(name)}: these are not the weights that training wrote")
+        if (base := lora.base_of(path.parent)) and _digests(base) != self.info.get("base", {}):
+            raise CheckpointError(f"{base}: these are not the weights that training began from")
         if not path.exists():
             return 0
         golden = [json.loads(line, object_hook=_from_json) for line in path.read_text("utf-8").splitlines()]
@@ -219,6 +241,11 @@ def difference(stored: Any, found: Any, tolerance: float) -> str:
         far = abs(stored - found) > tolerance * max(1.0, abs(stored))
         return f"{found:.6f} instead of {stored:.6f}" if far else ""
     return "" if stored == found else f"{found!r:.60} instead of {stored!r:.60}"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """File -> SHA-256 of the weights in a folder."""
+    return {path.name: _digest(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def _digest(path: Path) -> str:

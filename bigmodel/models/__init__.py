@@ -4,6 +4,7 @@
     problems(model, task)        what is wrong with that section, before any weight exists
     reads(source)                the most tokens of a text that a checkpoint can read
     init.initialize              the weights that do not come from a checkpoint
+    lora.adapt                   a pretrained model with thin maps beside its own, which alone are trained
 
 A new architecture is one file, its import here and its name in OURS.
 """
@@ -19,7 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 from transformers.models.auto.feature_extraction_auto import AutoFeatureExtractor
 
-from bigmodel.models import positions, pretrained
+from bigmodel.models import lora, positions, pretrained
 from bigmodel.models.cnn import CNNForImageClassification
 from bigmodel.models.decoder import decoder_defaults
 from bigmodel.models.fields import (
@@ -139,7 +140,7 @@ def is_ours(model: Mapping[str, Any]) -> bool:
 def build(model: Mapping[str, Any], learnt: Mapping[str, Any], task: str) -> PreTrainedModel:
     """The model that an experiment's section and the training data describe, in fp32 on the CPU.
 
-    model   `type` or `pretrained` and the fields of the config, without `problems`
+    model   `type` or `pretrained` and the fields of the config, without `problems`; `lora` is for `lora.adapt`
     learnt  vocab_size, pad_token_id, bos_token_id, eos_token_id, id2label, label2id, max_length, as the task has them
     task    such as text-classification
 
@@ -147,7 +148,7 @@ def build(model: Mapping[str, Any], learnt: Mapping[str, Any], task: str) -> Pre
     pretrained model cannot be loaded or does not fit.
     """
     if "pretrained" in model:
-        fields = {name: value for name, value in model.items() if name != "pretrained"}
+        fields = {name: value for name, value in model.items() if name not in ("pretrained", "lora")}
         return pretrained.load(model["pretrained"], auto_class(task), fields, learnt)
     model_type, fields = resolve(model, task, learnt)
     config_class = CONFIG_MAPPING[model_type]
@@ -167,8 +168,9 @@ def problems(model: Mapping[str, Any], task: str) -> list[Problem]:
         config_class = (_config_class if key == "type" else _pretrained_config)(model[key], task)
     except ModelError as e:
         return [(key, str(e))]
-    fields = {name: value for name, value in model.items() if name != key}
-    if problems := field_problems(config_class, fields):
+    problems = lora.problems(model) if "lora" in model else []
+    fields = {name: value for name, value in model.items() if name not in (key, "lora")}
+    if problems := field_problems(config_class, fields, ["lora"] if key == "pretrained" else []) + problems:
         return problems
     if key == "pretrained":
         return pretrained.reshaping_problems(model[key], auto_class(task), fields)

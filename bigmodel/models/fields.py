@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 import types
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from transformers.configuration_utils import PreTrainedConfig
@@ -37,11 +37,14 @@ class ModelError(ValueError):
     """A model that was asked for cannot be; the message is for the person who asked."""
 
 
-def field_problems(config_class: type[PreTrainedConfig], values: Mapping[Any, Any]) -> list[Problem]:
-    """Misspelt names, wrong types and impossible values, each looked at alone; and two names of one field."""
+def field_problems(
+    config_class: type[PreTrainedConfig], values: Mapping[Any, Any], beside: Collection[str] = ()
+) -> list[Problem]:
+    """Misspelt names, wrong types and impossible values, each looked at alone; and two names of one field. What stands
+    `beside` the fields, which is checked elsewhere, may have been meant."""
     problems = []
     for key, value in values.items():
-        message = name_problem(config_class, key) or value_problem(config_class, key, value)
+        message = name_problem(config_class, key, beside) or value_problem(config_class, key, value)
         own = config_class.attribute_map.get(key)
         if message is None and own in values:
             message = f"model.{key} and model.{own} are one field of this model: keep one of them"
@@ -50,7 +53,7 @@ def field_problems(config_class: type[PreTrainedConfig], values: Mapping[Any, An
     return problems
 
 
-def name_problem(config_class: type[PreTrainedConfig], key: str) -> str | None:
+def name_problem(config_class: type[PreTrainedConfig], key: str, beside: Collection[str] = ()) -> str | None:
     common = {own: name for name, own in config_class.attribute_map.items()}.get(key, key)
     if common in LEARNT:
         return f"model.{key} follows from {LEARNT[common]} and cannot be set here"
@@ -59,7 +62,7 @@ def name_problem(config_class: type[PreTrainedConfig], key: str) -> str | None:
         return None
     known = own - set(LEARNT)
     fields = f"Fields of {config_class.model_type}: {', '.join(sorted(known))}"
-    return f"model has no field '{key}'.{suggest(key, known)} {fields}"
+    return f"model has no field '{key}'.{suggest(key, known | set(beside))} {fields}"
 
 
 def value_problem(config_class: type[PreTrainedConfig], key: str, value: Any) -> str | None:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from bigmodel.models.lora import is_adapted
+
 # oneDNN makes a kernel for every new shape of a bf16 product, which takes longer than the product: so, few shapes
 ROUND_TOKENS, ROUND_ROWS = 32, 8
 Pair = tuple[Tensor, Tensor]  # weight, bias
@@ -156,6 +158,7 @@ def pack(model: Any, precision: str = "fp32") -> PackedBertForSequenceClassifica
     plain = (
         type(model).__name__ == "BertForSequenceClassification"
         and model.device.type == "cpu"
+        and not is_adapted(model)
         and not config.is_decoder
         and not config.add_cross_attention
         and getattr(config, "position_embedding_type", "absolute") == "absolute"

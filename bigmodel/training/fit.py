@@ -95,7 +95,7 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run, listener: Liste
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ResourceError("train.device is cuda, but torch finds no GPU here. Leave it at auto, or say cpu")
-    worker = Worker(device=device, threads=experiment.train.threads or os.cpu_count() or 1)
+    worker = Worker(device=device, threads=experiment.train.threads_of(os.cpu_count() or 1))
     return (yield from loop.in_parts(experiment, prepared.path, run.path, worker, listener))
 
 
@@ -165,7 +165,7 @@ def _scaling(experiment: Experiment, available: dict[str, float]) -> dict[str, A
     use_gpu = train.device == "cuda" or (train.device == "auto" and gpus >= train.workers)
     if use_gpu and gpus < train.workers:
         raise ResourceError(f"train.workers is {train.workers} with a GPU each; the cluster has {gpus:g} GPUs")
-    threads = train.threads or max(1, int(cpus // train.workers))
+    threads = train.threads_of(int(cpus // train.workers))
     if cpus < train.workers * threads:
         each = f", of {threads} threads each" if threads > 1 else ""
         raise ResourceError(

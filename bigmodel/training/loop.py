@@ -13,7 +13,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from bigmodel.data.order import Order, generator, shard
 from bigmodel.data.prepare import Prepared, open_prepared
 from bigmodel.errors import ConfigError, Interrupted, TrainingError
 from bigmodel.experiment import Experiment
+from bigmodel.models import lora
 from bigmodel.models.fields import ModelError
 from bigmodel.models.init import initialize
 from bigmodel.predictor import Predictor, autocast
@@ -37,6 +38,7 @@ from bigmodel.training import attention, precision
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.dropout import BulkDropout
 from bigmodel.training.events import Event, Events, Listener
+from bigmodel.training.exact import ExactGradients, owned
 from bigmodel.training.run import Run
 
 T = TypeVar("T")
@@ -97,18 +99,32 @@ class Trainer:
         except ModelError as e:
             raise ConfigError(str(e)) from None
         initialize(self.model, experiment.init, train.seed)
+        self.adapt()
         scales = mup.apply(experiment, self.model)
         attention.use(self.model, self.worker.device)
         torch.nn.Module.to(self.model, self.worker.device).train()  # transformers' own `to` has lost its types
         self.optimizer = optim.build(experiment.optim, self.model, scales)
-        self.average = [p.detach().clone() for p in self.model.parameters()] if train.average else []
+        self.average = [p.detach().clone() for p in self.trained()] if train.average else []
         self.precision = "fp32"
         self.augmented = any(experiment.data.augment.model_dump().values())
 
+    def adapt(self) -> None:
+        """LoRA, where it is asked for."""
+        if "lora" in self.experiment.model:
+            settings = lora.LoraConfig.model_validate(self.experiment.model["lora"])
+            try:
+                lora.adapt(self.model, settings, self.experiment.train.seed)
+            except ModelError as e:
+                raise ConfigError(str(e)) from None
+
     def wrap(self) -> None:
-        """Let DDP sum the gradients of several workers while the backward pass runs."""
+        """Say how gradients come about: by DDP, which sums those of several workers while the backward pass runs, or
+        exactly."""
         self.wrapped: Any = self.model
-        if self.worker.world > 1:
+        self.gradients: Callable[[Any, int, int], tuple[Tensor, int]] = self.shared_gradients
+        if self.experiment.train.exact:
+            self.gradients = ExactGradients(self)
+        elif self.worker.world > 1:
             devices = [self.worker.device] if self.worker.device != "cpu" else None
             self.wrapped = torch.nn.parallel.DistributedDataParallel(self.model, devices, gradient_as_bucket_view=True)
 
@@ -118,6 +134,9 @@ class Trainer:
         return precision.choose(
             self.model, self.worker.device, lambda: self.task.loss(self.model, batch, self.experiment)
         )
+
+    def trained(self) -> list[Tensor]:
+        return [p for p in self.model.parameters() if p.requires_grad]
 
     # ---- one step
 
@@ -130,17 +149,7 @@ class Trainer:
             group["lr"] = lr * group["lr_scale"]
 
         ids = self.order.batch(step)
-        pieces, idle = self.pieces(ids)
-        batches = [self.batch(piece, epoch) for piece in pieces]
-        num_targets = 0 if idle else sum(self.task.num_targets(batch) for batch in batches)
-        share = 0.0 if idle else self.worker.world
-        share /= self.over_workers(num_targets)
-        loss = torch.zeros((), device=self.worker.device)
-        for number, batch in enumerate(batches):
-            with self.no_sync(number < len(batches) - 1), self.forward(step, number):
-                piece_loss = self.task.loss(self.wrapped, batch, self.experiment) * share
-                piece_loss.backward()
-            loss += piece_loss.detach()
+        loss, padded = self.gradients(ids, epoch, step)
         if self.experiment.optim.clip:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.experiment.optim.clip)
         optimizer.step()
@@ -150,7 +159,6 @@ class Trainer:
         self.progress.step += 1
         self.progress.samples += len(ids)
         tokens = int(self.order.lengths[ids].sum())
-        padded = sum(self.task.padded(batch) for batch in batches) * self.worker.world
         return {
             "step": step + 1,
             "epoch": epoch,
@@ -160,6 +168,22 @@ class Trainer:
             "tokens": tokens,
             "padded": padded,
         }
+
+    def shared_gradients(self, ids: Any, epoch: int, step: int) -> tuple[Tensor, int]:
+        """Leave the gradient in the parameters, each worker computing its part and DDP adding them up. -> this worker's
+        part of the loss times the number of workers, and about how many tokens the batch has with padding."""
+        pieces, idle = self.pieces(ids)
+        batches = [self.batch(piece, epoch) for piece in pieces]
+        num_targets = 0 if idle else sum(self.task.num_targets(batch) for batch in batches)
+        share = 0.0 if idle else self.worker.world
+        share /= self.over_workers(num_targets)
+        loss = torch.zeros((), device=self.worker.device)
+        for number, batch in enumerate(batches):
+            with self.no_sync(number < len(batches) - 1), self.forward(step, number, self.worker.rank):
+                piece_loss = self.task.loss(self.wrapped, batch, self.experiment) * share
+                piece_loss.backward()
+            loss += piece_loss.detach()
+        return loss, sum(self.task.padded(batch) for batch in batches) * self.worker.world
 
     def pieces(self, ids: Any) -> tuple[list[Any], bool]:
         """This worker's samples, in as many micro-batches as asked for and possible.
@@ -189,14 +213,14 @@ class Trainer:
         return batch
 
     @contextmanager
-    def forward(self, step: int, number: int) -> Iterator[None]:
+    def forward(self, step: int, number: int, rank: int) -> Iterator[None]:
         """Around a forward pass: precision, and random numbers that follow from step, micro-batch and worker."""
         seed = self.experiment.train.seed
         cpu = self.worker.device == "cpu"
         # not torch.manual_seed, which takes a millisecond to tell devices that are not there
         reseed = torch.default_generator.manual_seed if cpu else torch.cuda.manual_seed
-        reseed((((seed * 1_000_003 + step) * 1_024 + number) * 1_024 + self.worker.rank) % 2**63)
-        dropout = BulkDropout(seed, step, number, self.worker.rank) if cpu else nullcontext()
+        reseed((((seed * 1_000_003 + step) * 1_024 + number) * 1_024 + rank) % 2**63)
+        dropout = BulkDropout(seed, step, number, rank) if cpu else nullcontext()
         with dropout, autocast(self.worker.device, self.precision):
             yield
 
@@ -220,25 +244,30 @@ class Trainer:
         """Exponential moving average of the weights; it starts fast, as the first weights are far off."""
         if self.average:
             decay = min(self.experiment.train.average, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self.average, list(self.model.parameters()), 1 - decay)
+            torch._foreach_lerp_(self.average, self.trained(), 1 - decay)
 
     # ---- validation
 
     def validate(self, rows: Sequence[dict[str, Any]], samples: Samples) -> dict[str, float]:
         """Metrics of the validation rows, the workers each answering their part."""
-        rank, world = self.worker.rank, self.worker.world
+        world = self.worker.world
+        parts = self.experiment.train.shards if self.experiment.train.exact else world
         self.model.eval()
         with self.averaged():
             predictor = Predictor(
                 self.experiment.task, self.model, self.processor, {}, self.worker.device, self.precision
             )
-            answers = predictor.judge_samples(samples.take(range(rank, len(samples), world)))
+            own = [
+                predictor.judge_samples(samples.take(range(part, len(samples), parts)))
+                for part in owned(self.worker.rank, world, parts)
+            ]
         self.model.train()
+        answers = own
         if world > 1:
-            parts: list[Any] = [None] * world
-            dist.all_gather_object(parts, answers)
-            answers = [parts[i % world][i // world] for i in range(len(samples))]
-        return self.task.score(answers, rows)
+            theirs: list[Any] = [None] * world
+            dist.all_gather_object(theirs, own)
+            answers = [answer for each in theirs for answer in each]
+        return self.task.score([answers[i % parts][i // parts] for i in range(len(samples))], rows)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -246,7 +275,7 @@ class Trainer:
         if not self.average:
             yield
             return
-        parameters = [p.data for p in self.model.parameters()]
+        parameters = [p.data for p in self.trained()]
         current = [p.clone() for p in parameters]
         torch._foreach_copy_(parameters, self.average)
         yield
@@ -255,9 +284,10 @@ class Trainer:
     # ---- saving
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.named_parameters()} | {
-            name: tensor.detach().cpu().contiguous() for name, tensor in self.model.named_buffers() if tensor.numel()
-        }
+        """All that training changes: what is not trained comes from the checkpoint that the model was built from."""
+        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        buffers = [(name, tensor) for name, tensor in self.model.named_buffers() if tensor.numel()]
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in trained + buffers}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         average = {str(i): tensor.cpu() for i, tensor in enumerate(self.average)}
@@ -365,6 +395,8 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events) -> None:
 def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
     """As asked; for `auto` as decided before, else as measured now by the first worker, which writes it down."""
     asked = trainer.experiment.train.precision
+    if asked == "auto" and trainer.experiment.train.exact:
+        asked = "fp32"  # what is timed may come out otherwise next time
     decided = run.info.get("decisions", {}).get("precision") if asked == "auto" else asked
     if decided is None and trainer.worker.rank == 0:
         decided, seconds = trainer.measure_precision()

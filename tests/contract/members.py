@@ -253,6 +253,7 @@ LABELS, NUMBERS = "tabular-classification", "tabular-regression"
 PERCEPTRON = {"embedding_size": 8, "hidden_size": 32, "dropout": 0.0}
 COLUMNS = {"embedding_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
            "attention_dropout": 0.0, "dropout": 0.0}  # fmt: skip
+LORA = {"rank": 32, "alpha": 64, "merge": True}
 MEMBERS = [
     Member("lstm", TEXT, {"type": "lstm", "num_hidden_layers": 2, **RECURRENT}),
     Member("gru", TEXT, {"type": "gru", "pooling": "last", **RECURRENT}),
@@ -277,4 +278,5 @@ MEMBERS = [
     Member("gru", STORY, {"type": "gru_lm", "hidden_size": 64, "embedding_size": 32}),
     Member("a pretrained gpt2", STORY, {"pretrained": tiny_gpt2, "attn_pdrop": 0.0}),
     Member("pretrained", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0}),
+    Member("lora", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0, "lora": LORA}),
 ]

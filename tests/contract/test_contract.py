@@ -235,7 +235,7 @@ def test_every_misspelt_field_of_the_model_is_named_with_its_line(member, tmp_pa
 
 def test_every_mistyped_field_of_the_model_is_named_with_its_line(member, tmp_path):
     tree = member.experiment(tmp_path)
-    fields = [key for key in tree["model"] if key not in ("type", "pretrained")]
+    fields = [key for key in tree["model"] if key not in ("type", "pretrained", "lora")]
     tree["model"] |= {key: {"a": "mapping"} for key in fields}
     message = refused(tree, tmp_path)
     for key in fields:

@@ -1,0 +1,190 @@
+"""LoRA of a pretrained model, by peft: its weights stay, beside each of its maps a product of two thin ones is learnt.
+
+Hu et al., 2022, https://arxiv.org/abs/2106.09685: y = W x + (alpha / rank) B A x, B from 0. What is saved is A, B and
+the parts that no checkpoint had, such as the head; the base is named, and its weights' digests are kept.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, PositiveInt, ValidationError
+from torch import nn
+from transformers.modeling_utils import PreTrainedModel
+from transformers.models.auto.configuration_auto import AutoConfig
+from transformers.pytorch_utils import Conv1D
+
+from bigmodel.errors import did_you_mean
+from bigmodel.experiment import Ratio, Section
+from bigmodel.models import pretrained
+from bigmodel.models.fields import ModelError, Problem, root_message
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+class LoraConfig(Section):
+    """`model.lora` of an experiment."""
+
+    rank: PositiveInt = 8
+    """Width of the two thin maps."""
+    alpha: PositiveInt = 16
+    """What they add counts alpha / rank times."""
+    dropout: Ratio = 0.0
+    """Of what goes into them."""
+    targets: list[str] = Field([], strict=True)
+    """Last parts of the names of the maps that are adapted, such as q_proj; none is all of them but the head."""
+    merge: bool = False
+    """The model directory holds whole weights, not the adapter alone."""
+
+
+def problems(model: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with `model.lora`, before a weight is read."""
+    if "pretrained" not in model:
+        return [("lora", f"model.lora adapts a checkpoint (model.pretrained); type {model.get('type')} has none")]
+    if not isinstance(model["lora"], dict):
+        return [("lora", "model.lora is a section: {rank: 8}")]
+    try:
+        LoraConfig.model_validate(model["lora"])
+    except ValidationError as e:
+        return [("lora", _wrong(error)) for error in e.errors(include_url=False)]
+    if importlib.util.find_spec("peft") is None:
+        return [("lora", "model.lora needs peft: pip install 'bigmodel[lora]'")]
+    return []
+
+
+def _wrong(error: Any) -> str:
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        fields = LoraConfig.model_fields
+        return f"model.lora has no field '{name}'.{did_you_mean(name, fields)} Fields: {', '.join(fields)}"
+    return f"model.lora.{name} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def adapt(model: Any, settings: LoraConfig, seed: int) -> None:
+    """Put the thin maps into the model, in place; from now on they and its fresh parts alone are trained.
+
+    Its random numbers follow from the seed. Raises ModelError where nothing is called as the targets say, and for a
+    model whose batch norms would learn what an adapter cannot hold.
+    """
+    import peft
+
+    heads = _fresh_modules(model)
+    logits = model.get_output_embeddings()
+    maps = [
+        name
+        for name, module in model.named_modules()
+        if _is_map(module) and module is not logits and not _within(name, heads)
+    ]
+    named = [name for name in maps if not settings.targets or name.rpartition(".")[2] in settings.targets]
+    if not named:
+        there = ", ".join(sorted({name.rpartition(".")[2] for name in maps}))
+        raise ModelError(f"model.lora.targets: nothing here is called {' or '.join(settings.targets)}. Maps: {there}")
+    if not settings.merge and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        raise ModelError(
+            f"model.lora: a {model.config.model_type} has batch norms, whose averages an adapter cannot hold. Set "
+            "model.lora.merge: true, which saves whole weights"
+        )
+    config = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=named,
+        modules_to_save=heads or None,
+        base_model_name_or_path=model.config.name_or_path,
+    )
+    with torch.random.fork_rng(), _without_warnings():
+        torch.manual_seed(seed)
+        try:
+            model.adapted = (peft.get_peft_model(model, config),)  # in a tuple: a module inside itself has no end
+        except ValueError as e:
+            raise ModelError(f"model.lora: {root_message(e)}") from None
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Peft asks transformers for what is about to be renamed, and says what it mends by itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _is_map(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, Conv1D, nn.Conv2d))
+
+
+def _within(name: str, modules: list[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def _fresh_modules(model: PreTrainedModel) -> list[str]:
+    """The modules that no checkpoint had, such as the head; of modules within modules the outermost."""
+    fresh: frozenset[str] = getattr(model, "fresh", frozenset())
+    names: list[str] = []
+    for name, module in model.named_modules():
+        inside = [f"{name}.{p}" for p, _ in module.named_parameters()]
+        if name and inside and fresh.issuperset(inside) and not _within(name, names):
+            names.append(name)
+    return names
+
+
+def is_adapted(model: nn.Module) -> bool:
+    return hasattr(model, "adapted")
+
+
+def save(model: Any, folder: Path, merge: bool) -> PreTrainedModel:
+    """Write the adapter as peft does, or whole weights with the adapter in a folder of theirs. -> the merged model.
+
+    Merged, with W + (alpha / rank) B A in the place of W, it is as quick as its base was.
+    """
+    adapted = model.adapted[0]
+    adapter = folder / "adapter" if merge else folder
+    adapted.save_pretrained(adapter, save_embedding_layers=False)
+    (adapter / "README.md").unlink(missing_ok=True)  # peft's own, a form to be filled in
+    del model.adapted
+    whole: PreTrainedModel = adapted.merge_and_unload()
+    if merge:
+        whole.save_pretrained(folder)
+    else:
+        whole.config.save_pretrained(folder)
+        if whole.can_generate():
+            whole.generation_config.save_pretrained(folder)
+    return whole
+
+
+def base_of(folder: Path) -> Path | None:
+    """The directory of the adapter's base; None of a name on the hub, and where there is no adapter."""
+    if not is_adapter(folder):
+        return None
+    base = Path(pretrained.locate(json.loads((folder / CONFIG).read_text("utf-8"))["base_model_name_or_path"]))
+    return base if base.is_dir() else None
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
+
+
+def load(folder: Path, auto_class: Any) -> PreTrainedModel:
+    """The merged model of an adapter's folder. OSError or ValueError where it, or its base, cannot be opened."""
+    try:
+        import peft
+    except ImportError:
+        raise ValueError("it is a LoRA adapter, which needs peft: pip install 'bigmodel[lora]'") from None
+
+    base = json.loads((folder / CONFIG).read_text("utf-8"))["base_model_name_or_path"]
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with pretrained.quiet():
+        model = auto_class.from_pretrained(
+            pretrained.locate(base), config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
+            ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    with _without_warnings():
+        whole: PreTrainedModel = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    whole.config.name_or_path = str(folder)
+    return whole
