@@ -111,7 +111,7 @@ class Trainer:
     def adapt(self) -> None:
         """LoRA, where it is asked for."""
         if "lora" in self.experiment.model:
-            settings = lora.LoraConfig.model_validate(self.experiment.model["lora"])
+            settings = lora.Settings(**self.experiment.model["lora"])
             try:
                 lora.adapt(self.model, settings, self.experiment.train.seed)
             except ModelError as e:
