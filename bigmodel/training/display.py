@@ -101,6 +101,17 @@ class Display:
         times = ", ".join(f"{name} {seconds * 1000:.1f} ms" for name, seconds in event["seconds"].items())
         self._say(f"{event['what']}: {event['choice']} (one batch takes {times})")
 
+    def _show_healing(self, event: Event) -> None:
+        if event["what"] == "accumulate":
+            self._say(
+                f"step {event['step']:,}: {event['why']}; from here on each batch is cut into {event['to']} pieces"
+            )
+            return
+        rows = [f"{file}:{line}" for file, line in event["rows"]]
+        more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+        said = f". Its rows: {', '.join(rows[:3])}{more} (all in events.jsonl)" if rows else ""
+        self._say(f"step {event['step']:,}: {event['why']}; back to the last checkpoint, without this batch{said}")
+
     def _show_step(self, event: Event) -> None:
         text = f"loss {event['loss']:.4f}  lr {event['lr']:.2e}  {event['samples_per_s']:,.0f} samples/s"
         if self._bar is not None:
