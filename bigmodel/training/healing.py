@@ -91,11 +91,6 @@ def out_of_memory(error: BaseException) -> bool:
     return on_cpu or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
-def unsupported(error: BaseException, precision: str) -> bool:
-    """Whether oneDNN has no kernel of this precision for this processor, as of an LSTM in bf16 on older ones."""
-    return precision == "bf16" and "could not create a primitive descriptor" in str(error)
-
-
 def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 

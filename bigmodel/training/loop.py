@@ -28,7 +28,7 @@ from bigmodel import models, mup, optim, tasks
 from bigmodel.data.arrow import Samples
 from bigmodel.data.order import Order, generator, shard
 from bigmodel.data.prepare import Prepared, open_prepared
-from bigmodel.errors import ConfigError, Interrupted, ResourceError
+from bigmodel.errors import ConfigError, Interrupted
 from bigmodel.experiment import Experiment
 from bigmodel.models import lora
 from bigmodel.models.fields import ModelError
@@ -155,10 +155,6 @@ class Trainer:
         try:
             loss, padded = self.gradients(ids, epoch, step)
         except (RuntimeError, MemoryError) as e:
-            if healing.unsupported(e, self.precision):
-                raise ResourceError(
-                    "this processor cannot compute this model in bf16. Set train.precision=fp32, or leave it at auto"
-                ) from None
             if not healing.out_of_memory(e):
                 raise
             raise healing.Unusable(step + 1, healing.first_line(e), memory=True) from e
