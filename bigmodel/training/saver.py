@@ -69,6 +69,11 @@ class Saver:
             failure, self._failure = self._failure, None
             raise failure
 
+    @property
+    def busy(self) -> bool:
+        """Whether a save is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
     def __enter__(self) -> Saver:
         return self
 
