@@ -23,9 +23,10 @@ from bigmodel.errors import ResourceError
 MANIFEST = "manifest.json"
 CHUNK = 8 << 20  # bytes hashed, written or read at a time
 DTYPES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
+    torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+"""In the order in which safetensors lays them down, wide ones first, so that every tensor lies aligned."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,8 @@ class Checkpoints:
 def _as_bytes(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
     """What `safetensors.torch.save` makes of CPU tensors, byte for byte, but without a copy of them: that function
     holds Python's lock while it copies, which training would wait for."""
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # so that all lie aligned
+    order = list(DTYPES)
+    ordered = sorted(tensors.items(), key=lambda item: (order.index(item[1].dtype), item[0]))
     header, offset = dict[str, Any](), 0
     for name, tensor in ordered:
         end = offset + tensor.nbytes
