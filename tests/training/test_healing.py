@@ -114,7 +114,8 @@ def test_a_spike_is_measured_by_the_steps_before_it():
 
 def test_short_of_memory_the_micro_batch_is_halved_and_the_batch_is_not(experiment, tmp_path):
     wanted = experiment(
-        *("model.type=transformer", "model.hidden_size=64", "model.intermediate_size=4096", "data.split.test=0"),
+        *("model.type=transformer", "model.hidden_size=64", "model.intermediate_size=8192"),
+        *("data.split.test=0", "data.split.valid=0"),
         *("train.batch_size=160", "train.epochs=3", "train.checkpoint_every=1"),
     )  # fmt: skip
     tree = wanted.model_dump(mode="json")
@@ -128,7 +129,7 @@ from bigmodel.training.fit import fit
 def listen(event):
     if event["kind"] == "start" and not event["step"]:
         used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
-        resource.setrlimit(resource.RLIMIT_DATA, (used + 170_000_000, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_DATA, (used + 450_000_000, resource.RLIM_INFINITY))
 
 fit(Experiment.model_validate(json.load(open("tree.json"))), listener=listen)
 """
