@@ -40,7 +40,7 @@ def compare(tensors: dict[str, dict[str, Tensor]], rounds: int, folder: str) -> 
     saver = Saver(beside, keep=2)
     usual = statistics.median(step() for _ in range(500))
     saver.reserve(tensors)
-    synchronous, stalls, slower = [], [], []
+    synchronous, stalls, slower = list[float](), list[float](), list[float]()
     for number in range(1, rounds + 1):
         synchronous.append(timed(lambda: at_once.save(f"step-{number:08d}", tensors, {"step": number})))  # noqa: B023
         at_once.prune("step-", at_once.names("step-")[-2:])
