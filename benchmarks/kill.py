@@ -4,9 +4,9 @@
 
 Each task's default model, small, on the data of `bigmodel demo`, with dropout, shuffling, augmentation, accumulation,
 averaged weights, where the task has them. The moment of a SIGKILL is uniformly random in what is left of the run, from
-the command's first line on: before that nothing has been touched. Preparation is killed too. Whenever a run reaches its end, its
-model directory, the tensors of its newest checkpoint and its events, without times, must have the SHA-256 of the run
-that was left alone. Exit code 1 if any has not.
+the command's first line on: before that nothing has been touched. Preparation is killed too. Whenever a run reaches its
+end, its model directory, the tensors of its newest checkpoint and its events, without times, must have the SHA-256 of
+the run that was left alone. Exit code 1 if any has not.
 """
 
 from __future__ import annotations
