@@ -142,7 +142,7 @@ class Saver:
         return self._best_of[name]
 
 
-def _copy(tensors: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
+def _copy(tensors: list[Tensor], copies: list[Tensor]) -> None:
     """Several threads at once: one alone does not use all that the memory gives."""
 
     def copy_part(number: int) -> None:
