@@ -103,8 +103,8 @@ def endure(task: str, num_kills: int, folder: Path, seed: int, changes: Sequence
         if sum(outcome.where.values()) < num_kills and kills < EACH:
             moment = rng.uniform(0, max(alone.seconds - lived, LEAST_S))
             if life.lasts(moment):
-                outcome.where[life.kill()] += 1
-                lived, kills = lived + moment, kills + 1
+                outcome.where[where := life.kill()] += 1
+                lived, kills = lived + moment, kills + 1 if where != "test" else EACH  # nothing is left to be lost
                 continue
         life.wait()
         found = hashes(output)
