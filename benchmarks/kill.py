@@ -3,10 +3,10 @@
     python benchmarks/kill.py [--task T] [--kills 20] [--folder F] [--seed 0]
 
 Each task's default model, small, on the data of `bigmodel demo`, with dropout, shuffling, augmentation, accumulation,
-averaged weights, where the task has them. The moment of a SIGKILL is uniformly random in the life of the command, from
-its first line on: before that nothing has been touched. Preparation is killed too. Whenever a run reaches its end, its
-model directory, the tensors of its newest checkpoint and its events, without times, must have the SHA-256 of the run
-that was left alone. Exit code 1 if any has not.
+averaged weights, where the task has them. The moment of a SIGKILL is uniformly random in what is left of the run, from
+the command's first line on: before that nothing has been touched. Preparation is killed too. Whenever a run reaches its
+end, its model directory, the tensors of its newest checkpoint and its events, without times, must have the SHA-256 of
+the run that was left alone. Exit code 1 if any has not.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any
 import yaml
 
 from bigmodel.demonstration import DEMOS, demo_of
+from bigmodel.experiment import Experiment
 from bigmodel.training.checkpoint import MANIFEST, Checkpoints
 from bigmodel.training.events import read
 from bigmodel.training.saver import STEP
@@ -57,6 +58,8 @@ SMALL = {
 }  # fmt: skip
 """What each task's default model is cut down to, so that a run takes seconds."""
 TIMES = {"samples_per_s", "seconds"}
+EACH = 10  # most kills of one run
+LEAST_S = 1.0
 
 
 def main() -> None:
@@ -92,18 +95,21 @@ def endure(task: str, num_kills: int, folder: Path, seed: int, changes: Sequence
     alone = Life(command, folder / "alone")
     alone.wait()
     wanted = hashes(alone.output)
-    rng, outcome, run = random.Random(f"{task} {seed}"), Outcome(Counter(), 0, []), 0
-    while sum(outcome.where.values()) < num_kills or run:
+    rng, outcome = random.Random(f"{task} {seed}"), Outcome(Counter(), 0, [])
+    lived, kills = 0.0, 0  # of the run that is not yet at its end
+    while sum(outcome.where.values()) < num_kills or kills:
         output = folder / f"killed-{outcome.runs}"
         life = Life(command, output)
-        run += 1
-        if sum(outcome.where.values()) < num_kills and life.lasts(rng.uniform(0, alone.seconds)):
-            outcome.where[life.kill()] += 1
-            continue
+        if sum(outcome.where.values()) < num_kills and kills < EACH:
+            moment = rng.uniform(0, max(alone.seconds - lived, LEAST_S))
+            if life.lasts(moment):
+                outcome.where[where := life.kill()] += 1
+                lived, kills = lived + moment, kills + 1 if where != "test" else EACH  # nothing is left to be lost
+                continue
         life.wait()
         found = hashes(output)
         outcome.different += [f"{output}: {name}" for name in wanted if found[name] != wanted[name]]
-        outcome.runs, run = outcome.runs + 1, 0
+        outcome.runs, lived, kills = outcome.runs + 1, 0.0, 0
         if outcome.equal:
             shutil.rmtree(output.with_name(f"{output.name}.cache"))
             shutil.rmtree(output)
@@ -139,7 +145,7 @@ class Life:
             self._process = subprocess.Popen([*command, *places], stdout=log, stderr=log, env=surroundings())
         while not self._lines() and self._process.poll() is None:
             time.sleep(0.005)
-        self._began = time.perf_counter()
+        self._began, self._began_on = time.perf_counter(), time.time()
 
     def lasts(self, seconds: float) -> bool:
         """Whether it still runs so long after its first line."""
@@ -172,13 +178,17 @@ class Life:
             return "preparation"
         if "training " not in said:
             return "start"
-        kinds = [event["kind"] for event in read(self.output / "events.jsonl")]
-        saved = self.output / "checkpoints"
-        if saved.exists() and any(not (save / MANIFEST).exists() for save in saved.iterdir()):
+        events = read(self.output / "events.jsonl")
+        if any(not (save / MANIFEST).exists() for save in self.output.glob("checkpoints/*") if self._saw(save)):
             return "save"
-        if kinds[-1:] == ["end"]:
+        if events[-1]["kind"] == "end":
             return "model"
-        return "step or validation"
+        every = Experiment.stored(self.output / "experiment.yaml").train.validate_every
+        return "validation" if events[-1]["kind"] == "step" and events[-1]["step"] % every == 0 else "step"
+
+    def _saw(self, folder: Path) -> bool:
+        """Whether it was written in this life, not left by one before."""
+        return folder.stat().st_mtime >= self._began_on
 
 
 def surroundings() -> dict[str, str]:

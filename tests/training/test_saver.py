@@ -1,6 +1,7 @@
 """Saving beside training: what is copied, in which order it is published, what stays, and kills at any moment."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -184,24 +185,30 @@ for _ in sys.stdin:  # a process each, without importing torch each time
 """
 
 
-@pytest.mark.parametrize("kills", [15, pytest.param(100, marks=pytest.mark.slow)])
-def test_kills_while_saving_never_leave_an_unloadable_state(checkpoints, tmp_path, kills):
-    command = [sys.executable, "-c", NURSERY, str(tmp_path)]
+def endure(root: str, kills: int, saved_before: bool) -> int:
+    """Kill processes that save, at random moments, and look after each. -> the last step that was saved
+
+    saved_before   each kill waits for the process to have saved once
+    """
+    checkpoints, rng, reached = Checkpoints(root), random.Random(0), 0
+    command = [sys.executable, "-c", NURSERY, root]
     nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert nursery.stdin is not None and nursery.stdout is not None
-    rng, reached = torch.Generator().manual_seed(0), 0
-    for _ in range(kills):
-        nursery.stdin.write("one\n")
-        nursery.stdin.flush()
-        pid = int(nursery.stdout.readline())
-        time.sleep(0.02 + 0.2 * torch.rand((), generator=rng).item())
-        os.kill(pid, signal.SIGKILL)
-        assert nursery.stdout.readline() == "gone\n"
-        reached = max(reached, whole(checkpoints, reached))
-    assert reached > kills / 2, "next to nothing was saved between the kills"
-    nursery.stdin.close()
-    assert nursery.wait(30) == 0
-    nursery.stdout.close()
+    with nursery:
+        for _ in range(kills):
+            names = checkpoints.names("step-")
+            nursery.stdin.write("one\n")
+            nursery.stdin.flush()
+            pid = int(nursery.stdout.readline())
+            while saved_before and checkpoints.names("step-") == names:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0.02, 0.22))
+            os.kill(pid, signal.SIGKILL)
+            assert nursery.stdout.readline() == "gone\n"
+            reached = whole(checkpoints, reached)
+        nursery.stdin.close()
+        assert nursery.wait(30) == 0
+    return reached
 
 
 def whole(checkpoints: Checkpoints, reached: int) -> int:
@@ -219,17 +226,10 @@ def whole(checkpoints: Checkpoints, reached: int) -> int:
     return int(found.state["step"])
 
 
-def test_kills_while_saving_to_object_storage_never_leave_an_unloadable_state(s3):
-    root, reached = f"{s3}/kills", 0
-    checkpoints = Checkpoints(root)
-    for number in range(3):
-        nursery = subprocess.Popen([sys.executable, "-c", NURSERY, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert nursery.stdin is not None and nursery.stdout is not None
-        nursery.stdin.write(b"one\n")
-        nursery.stdin.flush()
-        pid = int(nursery.stdout.readline())
-        time.sleep(1 + 0.37 * number)
-        os.kill(pid, signal.SIGKILL)
-        nursery.communicate()
-        reached = whole(checkpoints, reached)
-    assert reached
+@pytest.mark.parametrize("kills", [15, pytest.param(100, marks=pytest.mark.slow)])
+def test_kills_while_saving_never_leave_an_unloadable_state(tmp_path, kills):
+    assert endure(str(tmp_path), kills, saved_before=False), "nothing was saved between the kills"
+
+
+def test_nor_do_they_on_object_storage(s3):
+    assert endure(f"{s3}/kills", 3, saved_before=True)
