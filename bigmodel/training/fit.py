@@ -66,7 +66,7 @@ def fit_in_parts(
         listener({"kind": "prepared", "fresh": data.fresh, "path": str(data.path), **data.counts})
         if fresh:
             run.clear()  # not before the new run can start
-        run.begin(experiment, data.fingerprint, data.path)
+        run.begin(experiment, data.fingerprint, data.path, versions())
         begun = not run.finished
         if run.finished:
             listener({"kind": "say", "line": f"{run.path}: finished before, not trained again. --fresh starts over"})
