@@ -23,6 +23,7 @@ from bigmodel.__main__ import app
 from bigmodel.errors import BigmodelError, ConfigError, DataError, ResourceError
 from bigmodel.history.record import GOALS, Record, find
 from bigmodel.training.events import Tail
+from bigmodel.training.fit import fit
 from bigmodel.training.run import Run, hold, is_held
 
 EXPERIMENT = """\
@@ -36,7 +37,7 @@ output: runs/a
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, reviews) -> Path:
-    """A folder with reviews.csv, e.yaml and two runs: runs/a, tested, and runs/deep/er/b of another rate."""
+    """A folder with reviews.csv, e.yaml and two runs: runs/a, and runs/deep/er/b of another rate, not tested."""
     folder = tmp_path_factory.mktemp("history")
     reviews(folder / "reviews.csv")
     (folder / "e.yaml").write_text(EXPERIMENT)
@@ -44,7 +45,9 @@ def trained(tmp_path_factory, reviews) -> Path:
     os.chdir(folder)
     try:
         pipeline.train(Path("e.yaml"))
-        pipeline.train(Path("e.yaml"), ["optim.lr=2e-3", "train.precision=fp32", "output=runs/deep/er/b"])
+        fit(
+            pipeline.read_experiment(Path("e.yaml"), ["optim.lr=2e-3", "train.precision=fp32", "output=runs/deep/er/b"])
+        )
     finally:
         os.chdir(before)
     return folder
@@ -279,12 +282,13 @@ def test_a_damaged_run_json_is_listed_as_damaged(content, here, say):
         {"run.json": "{}"},
         {"run.json": '{"state": "finished"}', "experiment.yaml": "task: text-classification"},
         {"run.json": '{"state": "running", "progress": 3, "decisions": null, "started": 7, "prepared": 1}'},
-        {"run.json": '{"state": "finished"}', "experiment.yaml": "- a", "events.jsonl": "1\nnull\n{}\n", "report.json": "["},
+        {"run.json": '{"state": "finished"}', "experiment.yaml": "- a", "events.jsonl": "1\nnull\n{}\n"},
         {"run.json": '{"started": "yesterday"}', "experiment.yaml": "task: [", "model/bigmodel.json": "[]"},
         {"run.json": '{"progress": {}}', "experiment.yaml": "task: chess\nmodel: lstm\n1: {a: b}\nx: 2"},
         {"run.json": '{"state": "failed"}', "events.jsonl": '{"kind": "step"}\n{"kind": "step", "step": "x"}\n'},
         {"run.json": "{}", "events.jsonl": '{"kind": "start"}\n{"kind": "validation", "best": true}\n{"kind": []}\n'},
-        {"run.json": '{"state": "finished"}', "report.json": '{"metrics": {"loss": "x"}, "intervals": [], "rows": null}'},
+        {"run.json": "{}", "report.json": '{"metrics": {"loss": "x"}, "intervals": [], "rows": null}'},
+        {"run.json": "{}", "report.json": "["},
         {"run.json": '{"state": "finished"}', "report.json": '{"metrics": {"f": 1.0}, "intervals": {"f": [1]}}'},
     ],
 )  # fmt: skip
@@ -351,7 +355,7 @@ def test_diff_compares_data_versions_and_results(here, say):
     change_json(here / "runs/copy/model/bigmodel.json", versions=info["versions"] | {"torch": "1.0"})
     (here / "runs/copy/report.json").unlink()
     said = say("diff", "runs/a", "runs/copy")
-    for line in [f"-> 'other'", f"torch: '{info['versions']['torch']}' -> '1.0'", "test: there -> none"]:  # noqa: F541
+    for line in ["-> 'other'", f"torch: '{info['versions']['torch']}' -> '1.0'", "test: there -> none"]:
         assert line in said
     assert "the same: experiment, decisions, machine, losses of the steps, weights" in said
 

@@ -131,7 +131,8 @@ def test(record: Record) -> list[str]:
     report = record.report
     intervals, lines = section(report, "intervals"), dict[str, str]()
     for name, metric in section(report, "metrics").items():
-        spread = " ({} to {})".format(*map(value, intervals[name])) if name in intervals else ""
+        between = intervals.get(name)
+        spread = f" ({' to '.join(map(value, between))})" if isinstance(between, list) else ""
         others = [
             f"{baseline} {value(other)}"
             for baseline, numbers in section(report, "baselines").items()
@@ -188,6 +189,6 @@ class Following:
             if time.monotonic() - self._last_line < LINE_S:
                 return
             self._last_line = time.monotonic()
-            print(f"step {event.get('step')}/{self._total}  {told(event)}", flush=True)
+            print(f"step {count(event.get('step'))}/{self._total:,}  {told(event)}", flush=True)
         elif event.get("kind") != "end":
             print(told(event), flush=True)

@@ -1,4 +1,5 @@
-"""A run as its folder tells it, while it runs or afterwards. Only read: what is missing or damaged is left out or said."""
+"""A run as its folder tells it, while it runs or afterwards. Nothing is written; what is missing or damaged is left
+out, or said."""
 
 from __future__ import annotations
 
