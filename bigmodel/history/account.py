@@ -99,11 +99,12 @@ def data(record: Record) -> list[str]:
     counts, splits = record.counts, section(record.counts, "splits")
     rows = ", ".join(f"{split} {count(num)}" for split, num in splits.items())
     samples = ", ".join(f"{split} {count(num)}" for split, num in section(record.start, "samples").items())
+    packed = section(record.start, "samples").get("train") != splits.get("train")
     notes = ("duplicates", "conflicting_labels", "also_in_training")
     return aligned(
         {
             "rows": rows,
-            "samples": samples if not rows else "",
+            "samples": samples if packed else "",
             "refused": count(counts["refused"]) if "refused" in counts else "",
             "noted": ", ".join(f"{count(counts[note])} {note.replace('_', ' ')}" for note in notes if counts.get(note)),
             "fingerprint": str(record.info.get("fingerprint", "")),

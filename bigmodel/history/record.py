@@ -89,19 +89,11 @@ class Record:
                 break
             if line.startswith(STEP):
                 steps.append(line)
-            elif (event := self._parsed(line)) is not None:
+            elif (event := parsed(line)) is not None:
                 others.append(event)
+            else:
+                self.unreadable += 1
         return others, steps
-
-    def _parsed(self, line: bytes) -> Event | None:
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            event = None
-        if isinstance(event, dict) and "kind" in event:
-            return event
-        self.unreadable += 1
-        return None
 
     def of_kind(self, *kinds: str) -> list[Event]:
         """The events of these kinds, in order; steps are not among them."""
@@ -110,8 +102,9 @@ class Record:
     @cached_property
     def steps(self) -> list[Event]:
         """A line each that can be read, in order."""
-        parsed = (self._parsed(line) for line in self._lines[1])
-        return [step for step in parsed if step is not None and number(step, "step") is not None]
+        found = [step for line in self._lines[1] if (step := parsed(line)) and number(step, "step") is not None]
+        self.unreadable += len(self._lines[1]) - len(found)
+        return found
 
     @cached_property
     def start(self) -> Event:
@@ -153,7 +146,7 @@ class Record:
     def step(self) -> int:
         """Optimiser steps done."""
         for line in reversed(self._lines[1]):
-            if (event := self._parsed(line)) and (step := number(event, "step")) is not None:
+            if (event := parsed(line)) and (step := number(event, "step")) is not None:
                 return int(step)
         return int(number(section(self.info, "progress"), "step") or number(self.start, "step") or 0)
 
@@ -251,6 +244,15 @@ def read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def parsed(line: bytes) -> Event | None:
+    """The event of a line; None if it is damaged."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and "kind" in event else None
 
 
 def section(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
