@@ -254,6 +254,13 @@ class TrainConfig(Section):
     """Batches in one window that is sorted by length; 1 leaves the order purely random."""
     retries: Count = 3
     """How often Ray Train restarts the workers after a failure, from the last checkpoint."""
+    heal: Count = 3
+    """How many batches may be passed over whose loss or gradient is no number: the run goes back to the last
+    checkpoint, names the rows, and goes on without them. 0 ends the run at the first."""
+    heal_lr: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What the learning rate is multiplied with from each of them on."""
+    spike: Annotated[float, Field(ge=0)] = 0.0
+    """A loss above so many times the median of the last 50 steps counts as no number; 0 never does."""
     timeout: PositiveInt = 300
     """Seconds a collective operation of several workers may take."""
 

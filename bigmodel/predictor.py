@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bigmodel import tasks
-from bigmodel.errors import CheckpointError, ConfigError
+from bigmodel.errors import CheckpointError, ConfigError, ResourceError
 from bigmodel.tasks.base import Answer, Row, Sample
 
 Ask = Callable[[Any, Any, Any], list[Answer]]  # model, batch, processor
@@ -221,13 +221,22 @@ def batches(lengths: Sequence[int], max_tokens: int, padded: bool = True) -> Ite
         yield batch
 
 
-def autocast(device: str, precision: str) -> Any:
-    """The context in which a forward pass runs: nothing for fp32, torch.autocast for bf16."""
+@contextlib.contextmanager
+def autocast(device: str, precision: str) -> Iterator[None]:
+    """Around a forward pass: nothing for fp32, torch.autocast for bf16. ResourceError where the processor has no kernel
+    for it, as older ones have none for an LSTM in bf16."""
     import torch
 
     if precision == "fp32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.partition(":")[0], dtype=torch.bfloat16)
+        yield
+        return
+    try:
+        with torch.autocast(device.partition(":")[0], dtype=torch.bfloat16):
+            yield
+    except RuntimeError as e:
+        if "could not create a primitive descriptor" not in str(e):
+            raise
+        raise ResourceError(f"this processor cannot compute this model in {precision}. Choose fp32") from None
 
 
 def difference(stored: Any, found: Any, tolerance: float) -> str:

@@ -37,8 +37,8 @@ FLOORS = [  # from the ground up; the longest name that fits a file says where i
     ["tune_jobs.__main__"],
 ]
 KNOW_RAY = {"bigmodel.data.prepare", "bigmodel.training.fit", "bigmodel.cluster", "tune_jobs", "serve_app"}
-KNOW_MODELS = {"torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy"}
-"""torch, transformers, and what transformers itself cannot be without."""
+KNOW_MODELS = {"torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "peft"}
+"""torch, transformers, and what transformers itself cannot be without; peft, where LoRA is asked for."""
 HEAVY = {"torch", "ray", "transformers", "numpy", "pyarrow", "sklearn", "captum", "pydantic", "yaml", "rich"}
 
 

@@ -23,7 +23,8 @@ from bigmodel.__main__ import app
 from bigmodel.errors import BigmodelError, ConfigError, DataError, ResourceError
 from bigmodel.history.record import GOALS, Record, find
 from bigmodel.training.events import Tail
-from bigmodel.training.fit import fit
+from bigmodel.training.fit import fit, fit_in_parts
+from bigmodel.training.loop import finish
 from bigmodel.training.run import Run, hold, is_held
 
 EXPERIMENT = """\
@@ -288,7 +289,8 @@ def test_a_damaged_run_json_is_listed_as_damaged(content, here, say):
         {"run.json": '{"state": "failed"}', "events.jsonl": '{"kind": "step"}\n{"kind": "step", "step": "x"}\n'},
         {"run.json": "{}", "events.jsonl": '{"kind": "start"}\n{"kind": "validation", "best": true}\n{"kind": []}\n'},
         {"run.json": "{}", "report.json": '{"metrics": {"loss": "x"}, "intervals": [], "rows": null}'},
-        {"run.json": "{}", "report.json": "["},
+        {"run.json": '{"decisions": {"healing": 3}}', "report.json": "["},
+        {"run.json": '{"decisions": {"healing": [1, {}]}}', "events.jsonl": '{"kind": "healing", "rows": 1}\n'},
         {"run.json": '{"state": "finished"}', "report.json": '{"metrics": {"f": 1.0}, "intervals": {"f": [1]}}'},
     ],
 )  # fmt: skip
@@ -387,6 +389,22 @@ def test_a_run_is_reproduced_to_the_last_bit(here, say):
     assert f"losses part at step 3: 0.125 -> {loss!r}" in said
     assert f"model.safetensors: SHA-256 000000000000 -> {digest}" in said
     assert "versions: torch: '1.0' -> " in said
+
+
+def test_decisions_about_single_steps_are_told_and_kept_to(here, say):
+    """As of a run that was once short of memory, and met a batch that it could not use."""
+    cut = {"what": "accumulate", "step": 3, "why": "out of memory", "to": 2}
+    skip = {"what": "skip", "step": 5, "why": "the loss is nan", "rows": [["reviews.csv", 7]]}
+    healed = pipeline.read_experiment(Path("e.yaml"), ["output=runs/healed"])
+    finish(fit_in_parts(healed, decisions=Record(here / "runs/a").decisions | {"healing": [cut, skip]}))
+    account = say("show", "runs/healed").partition("what happened")[2]
+    assert "step 3: out of memory; from here on each batch is cut into 2 pieces" in account
+    assert (
+        "step 5: the loss is nan; back to the last checkpoint, without this batch. Its rows: reviews.csv:7" in account
+    )
+    said = say("diff", "runs/a", "runs/healed")
+    assert "healing: None -> ['accumulate at step 3', 'skip at step 5']" in said and "part at step 3: " in said
+    assert "losses of all 21 steps" in say("reproduce", "runs/healed") and say.code == 0
 
 
 def test_other_data_is_refused_before_anything_is_made(here, say):

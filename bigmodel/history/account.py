@@ -17,7 +17,7 @@ from bigmodel.training.display import LINE_S, in_words
 from bigmodel.training.events import Event, Tail
 
 SHOWN = 5  # validations, the last ones
-HAPPENINGS = ("start", "decision", "damaged_checkpoint", "early_stop")
+HAPPENINGS = ("start", "decision", "healing", "damaged_checkpoint", "early_stop")
 FILES = {
     "experiment.yaml": "what was asked, every field",
     "events.jsonl": "a line a step and validation",

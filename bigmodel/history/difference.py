@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bigmodel.experiment import differences
+from pydantic import ValidationError
+
+from bigmodel.experiment import Experiment, differences
 from bigmodel.history.record import Record, number, open_run, section
 from bigmodel.history.sections import Sections, put_sections
 from bigmodel.training.events import Event
@@ -29,7 +31,7 @@ def sections(a: Record, b: Record) -> Sections:
         "experiment": differences(_experiment(a), _experiment(b)),
         "data": differences(_data(a), _data(b)),
         "versions": differences(a.versions, b.versions),
-        "decisions": differences(a.decisions, b.decisions),
+        "decisions": differences(_decisions(a), _decisions(b)),
         "machine": differences(machine(a.start), machine(b.start)),
         "result": differences(_result(a), _result(b)) + _tests(a, b),
         "losses of the steps": losses(a, b),
@@ -38,13 +40,25 @@ def sections(a: Record, b: Record) -> Sections:
 
 
 def _experiment(record: Record) -> dict[str, Any]:
-    return {key: value for key, value in record.experiment.items() if key != "output"}
+    """All but the folder; fields that came later than the run are at their defaults."""
+    try:
+        return Experiment.model_validate(record.experiment).model_dump(mode="json", exclude={"output"})
+    except ValidationError:
+        return {key: value for key, value in record.experiment.items() if key != "output"}
 
 
 def _data(record: Record) -> dict[str, Any]:
     counts = record.counts
     rows = {f"{split} rows": num for split, num in section(counts, "splits").items()}
     return {"fingerprint": record.info.get("fingerprint")} | rows | {"refused rows": counts.get("refused")}
+
+
+def _decisions(record: Record) -> dict[str, Any]:
+    """Those about single steps in few words, without the rows."""
+    healing = record.decisions.get("healing")
+    made = [one for one in healing if isinstance(one, dict)] if isinstance(healing, list) else []
+    told = [f"{one.get('what')} at step {one.get('step')}" for one in made]
+    return record.decisions | {"healing": told or None}
 
 
 def machine(start: Event) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """`bigmodel reproduce`: a finished run trained again from what it stored, and compared to the last bit.
 
-The experiment is the stored one. What the run decided for itself, or took from its machine (precision, threads,
-device), is now asked for, as those change the last bits.
+The experiment is the stored one. What changes the last bits is as it was: the decisions that the run made, such as its
+precision, and what it took from its machine, which is now asked for.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -21,11 +21,12 @@ from bigmodel.experiment import Experiment, change
 from bigmodel.history.difference import SHOWN, losses, machine, sections
 from bigmodel.history.record import Record, open_run
 from bigmodel.training.display import Display
-from bigmodel.training.fit import fit_in_parts
+from bigmodel.training.fit import fit_in_parts, say
 from bigmodel.training.loop import finish
 from bigmodel.training.run import Run
 
 EXPLAIN = ("experiment", "versions", "decisions", "machine")  # what can explain another result
+HERE = "Relative paths start where the command runs: run it where the run was trained"
 
 
 def reproduce(path: Path, output: Path | None = None, fresh: bool = False) -> int:
@@ -45,24 +46,17 @@ def reproduce(path: Path, output: Path | None = None, fresh: bool = False) -> in
         run.refuse_another(experiment)
     print(f"{record.name} again, in {Record(run.path).name}", flush=True)
     with Display() as display:
-        say = display_line(display)
+        refuse = partial(refuse_other_data, record, experiment)
         try:
-            prepared = prepare(experiment, say, lambda fingerprint: refuse_other_data(record, experiment, fingerprint))
+            prepared = prepare(experiment, say(display), refuse)
         except DataError as e:
             raise DataError(f"{e}\n{record.name} cannot be reproduced without its data. {HERE}") from None
-        run = finish(fit_in_parts(experiment, fresh, display, prepared.path))
+        run = finish(fit_in_parts(experiment, fresh, display, prepared.path, record.decisions))
     return tell(record, Record(run.path))
 
 
-HERE = "Relative paths start where the command runs: run it where the run was trained"
-
-
-def display_line(display: Display) -> Any:
-    return lambda line: display({"kind": "say", "line": line})
-
-
 def again(record: Record, output: Path) -> Experiment:
-    """The stored experiment, with all that the run decided on the way."""
+    """The stored experiment, on as many workers and threads, and the device, that the run had."""
     if record.state != "finished":
         raise ConfigError(
             f"{record.name}: {record.state}: there is no result to reproduce. Finish it first with bigmodel train"
@@ -73,13 +67,12 @@ def again(record: Record, output: Path) -> Experiment:
     except (OSError, ValueError, yaml.YAMLError) as e:
         reason = " ".join(str(e).split())
         raise ConfigError(f"{file}: cannot be read, or is of another version of bigmodel: {reason:.300}") from None
-    decided = {
-        "train.precision": record.decisions.get("precision"),
+    taken = {
         "train.workers": record.start.get("workers"),
         "train.threads": record.start.get("threads"),
         "train.device": str(record.start["device"]).partition(":")[0] if "device" in record.start else None,
     }
-    changes = [f"{key}={value}" for key, value in decided.items() if value is not None]
+    changes = [f"{key}={value}" for key, value in taken.items() if value is not None]
     return change(stored.model_dump(mode="json") | {"output": str(output.absolute())}, changes)
 
 

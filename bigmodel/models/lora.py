@@ -9,65 +9,69 @@ from __future__ import annotations
 import importlib.util
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, PositiveInt, ValidationError
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
-from bigmodel.errors import did_you_mean
-from bigmodel.experiment import Ratio, Section
 from bigmodel.models import pretrained
-from bigmodel.models.fields import ModelError, Problem, root_message
+from bigmodel.models.fields import ModelError, Problem, root_message, suggest
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-class LoraConfig(Section):
+@dataclass(frozen=True)
+class Settings:
     """`model.lora` of an experiment."""
 
-    rank: PositiveInt = 8
+    rank: int = 8
     """Width of the two thin maps."""
-    alpha: PositiveInt = 16
+    alpha: int = 16
     """What they add counts alpha / rank times."""
-    dropout: Ratio = 0.0
+    dropout: float = 0.0
     """Of what goes into them."""
-    targets: list[str] = Field([], strict=True)
+    targets: Sequence[str] = ()
     """Last parts of the names of the maps that are adapted, such as q_proj; none is all of them but the head."""
     merge: bool = False
     """The model directory holds whole weights, not the adapter alone."""
 
 
+MUST_BE: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "rank": ("a whole number above 0", lambda value: type(value) is int and value > 0),
+    "alpha": ("a whole number above 0", lambda value: type(value) is int and value > 0),
+    "dropout": ("a number from 0 to below 1", lambda value: type(value) in (int, float) and 0 <= value < 1),
+    "targets": ("a list of words", lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value)),
+    "merge": ("true or false", lambda value: type(value) is bool),
+}
+
+
 def problems(model: Mapping[str, Any]) -> list[Problem]:
     """What is wrong with `model.lora`, before a weight is read."""
+    section = model["lora"]
     if "pretrained" not in model:
         return [("lora", f"model.lora adapts a checkpoint (model.pretrained); type {model.get('type')} has none")]
-    if not isinstance(model["lora"], dict):
-        return [("lora", "model.lora is a section: {rank: 8}")]
-    try:
-        LoraConfig.model_validate(model["lora"])
-    except ValidationError as e:
-        return [("lora", _wrong(error)) for error in e.errors(include_url=False)]
-    if importlib.util.find_spec("peft") is None:
-        return [("lora", "model.lora needs peft: pip install 'bigmodel[lora]'")]
-    return []
+    if not isinstance(section, dict):
+        return [("lora", f"model.lora is {section!r}, but must be a section, such as {{rank: 8}}")]
+    wrong = []
+    for name, value in section.items():
+        if name not in MUST_BE:
+            hint = suggest(str(name), MUST_BE)
+            wrong.append(f"model.lora has no field '{name}'.{hint} Fields: {', '.join(MUST_BE)}")
+        elif not MUST_BE[name][1](value):
+            wrong.append(f"model.lora.{name} is {value!r}, but must be {MUST_BE[name][0]}")
+    if not wrong and importlib.util.find_spec("peft") is None:
+        wrong.append("model.lora needs peft: pip install 'bigmodel[lora]'")
+    return [("lora", message) for message in wrong]
 
 
-def _wrong(error: Any) -> str:
-    name = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        fields = LoraConfig.model_fields
-        return f"model.lora has no field '{name}'.{did_you_mean(name, fields)} Fields: {', '.join(fields)}"
-    return f"model.lora.{name} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def adapt(model: Any, settings: LoraConfig, seed: int) -> None:
+def adapt(model: Any, settings: Settings, seed: int) -> None:
     """Put the thin maps into the model, in place; from now on they and its fresh parts alone are trained.
 
     Its random numbers follow from the seed. Raises ModelError where nothing is called as the targets say, and for a

@@ -100,6 +100,9 @@ class Display:
     def _show_decision(self, event: Event) -> None:
         self._say(in_words(event))
 
+    def _show_healing(self, event: Event) -> None:
+        self._say(in_words(event))
+
     def _show_step(self, event: Event) -> None:
         text = in_words(event)
         if self._bar is not None:
@@ -132,6 +135,13 @@ def in_words(event: Event) -> str:
         case "decision":
             times = ", ".join(f"{name} {seconds * 1000:.1f} ms" for name, seconds in event["seconds"].items())
             return f"{event['what']}: {event['choice']} (one batch takes {times})"
+        case "healing" if event["what"] == "accumulate":
+            return f"step {event['step']:,}: {event['why']}; from here on each batch is cut into {event['to']} pieces"
+        case "healing":
+            rows = [f"{file}:{line}" for file, line in event["rows"]]
+            more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+            said = f". Its rows: {', '.join(rows[:3])}{more} (all in events.jsonl)" if rows else ""
+            return f"step {event['step']:,}: {event['why']}; back to the last checkpoint, without this batch{said}"
         case "damaged_checkpoint":
             return f"checkpoint {event['name']} is damaged; going on from {event['used'] or 'the start'}"
         case "early_stop":

@@ -10,16 +10,13 @@ step, and their mean is what follows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from bigmodel.data.order import shard
-
-if TYPE_CHECKING:
-    from bigmodel.training.loop import Trainer
 
 Node = tuple[int, int]  # (level, place): the shards from place << level on, 1 << level of them
 
@@ -77,9 +74,10 @@ def gather(own: Sequence[tuple[Node, Tensor]], world: int, shards: int) -> list[
 
 
 class ExactGradients:
-    """Leaves the gradient of the whole batch in the parameters, equal to the bit for any number of workers."""
+    """Of a Trainer: leaves the gradient of the whole batch in the parameters, equal to the bit for any number of
+    workers."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Any) -> None:
         self._trainer, worker = trainer, trainer.worker
         self._shards = trainer.experiment.train.shards
         self._own = owned(worker.rank, worker.world, self._shards)

@@ -7,6 +7,7 @@ it would have taken, and one worker of Ray Train takes those of this process.
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import platform
@@ -27,17 +28,17 @@ from bigmodel import models, mup, optim, tasks
 from bigmodel.data.arrow import Samples
 from bigmodel.data.order import Order, generator, shard
 from bigmodel.data.prepare import Prepared, open_prepared
-from bigmodel.errors import ConfigError, Interrupted, TrainingError
+from bigmodel.errors import ConfigError, Interrupted
 from bigmodel.experiment import Experiment
 from bigmodel.models import lora
 from bigmodel.models.fields import ModelError
 from bigmodel.models.init import initialize
 from bigmodel.predictor import Predictor, autocast
 from bigmodel.tasks.base import Sample
-from bigmodel.training import attention, precision
+from bigmodel.training import attention, healing, precision
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.dropout import BulkDropout
-from bigmodel.training.events import Event, Events, Listener
+from bigmodel.training.events import Event, Events, Listener, read
 from bigmodel.training.exact import ExactGradients, owned
 from bigmodel.training.run import Run
 
@@ -84,6 +85,8 @@ class Trainer:
     prepared: Prepared
     worker: Worker
     progress: Progress = field(default_factory=Progress)
+    decisions: Sequence[healing.Decision] = ()
+    """About steps that could not be taken."""
 
     def __post_init__(self) -> None:
         experiment, train = self.experiment, self.experiment.train
@@ -111,7 +114,7 @@ class Trainer:
     def adapt(self) -> None:
         """LoRA, where it is asked for."""
         if "lora" in self.experiment.model:
-            settings = lora.LoraConfig.model_validate(self.experiment.model["lora"])
+            settings = lora.Settings(**self.experiment.model["lora"])
             try:
                 lora.adapt(self.model, settings, self.experiment.train.seed)
             except ModelError as e:
@@ -130,7 +133,7 @@ class Trainer:
 
     def measure_precision(self) -> tuple[str, dict[str, float]]:
         """The quicker one for the first batch, and the seconds of both."""
-        batch = self.batch(self.pieces(self.order.batch(0))[0][0], 0)
+        batch = self.batch(self.pieces(self.order.batch(0), 0)[0][0], 0)
         return precision.choose(
             self.model, self.worker.device, lambda: self.task.loss(self.model, batch, self.experiment)
         )
@@ -141,17 +144,21 @@ class Trainer:
     # ---- one step
 
     def step(self) -> dict[str, Any]:
-        """One optimiser step. -> what happened, the loss still a tensor."""
+        """One optimiser step. -> what happened, the loss and the gradient's norm still tensors."""
         step, optimizer = self.progress.step, self.optimizer
         epoch = step // self.order.steps_per_epoch
-        lr = self.experiment.optim.lr * self.factor(step)
+        lr = self.lr(step)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
 
         ids = self.order.batch(step)
-        loss, padded = self.gradients(ids, epoch, step)
-        if self.experiment.optim.clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.experiment.optim.clip)
+        try:
+            loss, padded = self.gradients(ids, epoch, step)
+        except (RuntimeError, MemoryError) as e:
+            if not healing.out_of_memory(e):
+                raise
+            raise healing.Unusable(step + 1, healing.first_line(e), memory=True) from e
+        norm = self.clip()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.update_average(step)
@@ -163,16 +170,24 @@ class Trainer:
             "step": step + 1,
             "epoch": epoch,
             "loss": loss,
+            "norm": norm,
             "lr": lr,
             "samples": len(ids),
             "tokens": tokens,
             "padded": padded,
         }
 
+    def clip(self) -> Tensor:
+        """Limit the gradient's global norm. -> what it was."""
+        parameters, limit = self.trained(), self.experiment.optim.clip
+        if limit:
+            return torch.nn.utils.clip_grad_norm_(parameters, limit)
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
     def shared_gradients(self, ids: Any, epoch: int, step: int) -> tuple[Tensor, int]:
         """Leave the gradient in the parameters, each worker computing its part and DDP adding them up. -> this worker's
         part of the loss times the number of workers, and about how many tokens the batch has with padding."""
-        pieces, idle = self.pieces(ids)
+        pieces, idle = self.pieces(ids, step)
         batches = [self.batch(piece, epoch) for piece in pieces]
         num_targets = 0 if idle else sum(self.task.num_targets(batch) for batch in batches)
         share = 0.0 if idle else self.worker.world
@@ -185,7 +200,12 @@ class Trainer:
             loss += piece_loss.detach()
         return loss, sum(self.task.padded(batch) for batch in batches) * self.worker.world
 
-    def pieces(self, ids: Any) -> tuple[list[Any], bool]:
+    def lr(self, step: int) -> float:
+        """The learning rate of a step, before a group's own scale."""
+        optim, train = self.experiment.optim, self.experiment.train
+        return optim.lr * self.factor(step) * healing.rate(step + 1, self.decisions, train)
+
+    def pieces(self, ids: Any, step: int) -> tuple[list[Any], bool]:
         """This worker's samples, in as many micro-batches as asked for and possible.
 
         A batch with fewer samples than workers leaves some of them idle: they go through the motions on the first
@@ -194,8 +214,15 @@ class Trainer:
         mine = shard(ids, self.worker.rank, self.worker.world)
         if not len(mine):
             return [ids[:1]], True
-        count = min(self.experiment.train.accumulate, len(mine))
+        count = min(healing.pieces(step + 1, self.decisions, self.experiment.train), len(mine))
         return [mine[start::count] for start in range(count)], False
+
+    def places(self, step: int) -> list[tuple[str, int]]:
+        """File and line of the rows of a step; none where samples are not rows, as packed windows of text."""
+        if len(self.samples) != self.prepared.size("train"):
+            return []
+        rows = self.prepared.rows("train")
+        return [rows.place(int(i)) for i in self.order.batch(step)]
 
     def batch(self, ids: Any, epoch: int) -> dict[str, Tensor]:
         samples: list[Sample] = self.samples.take(ids)
@@ -355,14 +382,23 @@ def finish(parts: Generator[Event, None, T]) -> T:
 def in_parts(experiment: Experiment, prepared: Path, run_path: Path, worker: Worker, listener: Listener) -> Parts:
     """`train` that hands over its validation events, each when its checkpoint is saved, and may be left at any."""
     torch.set_num_threads(worker.threads)
-    trainer = Trainer(experiment, open_prepared(prepared), worker)
-    first = worker.rank == 0
+    first, run = worker.rank == 0, Run(run_path)
+    decisions: list[healing.Decision] = run.info.get("decisions", {}).get("healing", [])
     checkpoints = Checkpoints(str(run_path / "checkpoints"), readonly=not first)
     with Events(run_path / "events.jsonl" if first else None, listener) as events, Stop() as stop:
-        _resume(trainer, checkpoints, events)
-        _decide_precision(trainer, Run(run_path), events)
-        trainer.wrap()
-        yield from _steps(trainer, checkpoints, events, stop, run_path / STOP)
+        while True:
+            trainer = Trainer(experiment, open_prepared(prepared), worker, decisions=decisions)
+            _resume(trainer, checkpoints, events)
+            _decide_precision(trainer, Run(run_path), events)
+            trainer.wrap()
+            try:
+                yield from _steps(trainer, checkpoints, events, stop, run_path)
+                break
+            except healing.Unusable as e:
+                found = healing.Unusable(e.step, e.why, e.memory)  # without the frames, which hold on to what filled up
+            decisions = _heal(trainer, run, found)
+            del trainer
+            gc.collect()  # before another one is built
         events.write("end", step=trainer.progress.step, seconds=trainer.progress.seconds)
     return vars(trainer.progress) | {"precision": trainer.precision, "parameters": trainer.model.num_parameters()}
 
@@ -390,6 +426,23 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events) -> None:
     )
     for name in damaged:
         events.write("damaged_checkpoint", name=name, used=found.name if found else None)
+    for decision in trainer.decisions:
+        if decision["step"] > trainer.progress.step:
+            events.write("healing", **decision)
+
+
+def _heal(trainer: Trainer, run: Run, found: healing.Unusable) -> list[healing.Decision]:
+    """What is decided now, with what was decided before: in run.json, before anything is done again."""
+    step, worker = found.step - 1, trainer.worker
+    made = list(trainer.decisions)
+    largest = max(map(len, trainer.pieces(trainer.order.batch(step), step)[0]))
+    train, rows = trainer.experiment.train, trainer.places(step)
+    made.append(healing.decide(found, made, train, largest, rows, trainer.lr(step)))
+    if worker.rank == 0 or found.memory:  # of a loss all workers know; short of memory may be one alone
+        run.write(decisions=Run(run.path).info.get("decisions", {}) | {"healing": made})
+    if found.memory and worker.world > 1:
+        raise RuntimeError(f"out of memory: {found.why}") from found  # all begin anew, and learn it from run.json
+    return made
 
 
 def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
@@ -410,16 +463,19 @@ def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
 
 
 def _steps(
-    trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Stop, stop_file: Path
+    trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Stop, run_path: Path
 ) -> Generator[Event, None, None]:
     train, progress = trainer.experiment.train, trainer.progress
     rows, samples = trainer.prepared.rows("valid"), trainer.prepared.samples("valid")
     validate_every = train.validate_every or trainer.order.steps_per_epoch
-    log = StepLog(trainer, events, stop_file)
+    log = StepLog(trainer, events, run_path)
     if train.early_stopping and progress.num_worse >= train.early_stopping:
         return  # it had ended
     while progress.step < trainer.total_steps:
-        log.add(trainer.step())
+        if healing.skips(progress.step + 1, trainer.decisions):
+            progress.step += 1
+        else:
+            log.add(trainer.step())
         validate = progress.step % validate_every == 0 or progress.step == trainer.total_steps
         save = validate or stop.asked or (train.checkpoint_every and progress.step % train.checkpoint_every == 0)
         if save or log.full:
@@ -451,8 +507,10 @@ class StepLog:
     one's clock, which travels with the losses, decides for all. So does whether it sees the file that asks to stop.
     """
 
-    def __init__(self, trainer: Trainer, events: Events, stop_file: Path) -> None:
-        self._trainer, self._events, self._stop_file = trainer, events, stop_file
+    def __init__(self, trainer: Trainer, events: Events, run_path: Path) -> None:
+        self._trainer, self._events, self._stop_file = trainer, events, run_path / STOP
+        spike = trainer.experiment.train.spike
+        self._spikes = healing.Spikes(spike, healing.last_losses(read(run_path / "events.jsonl")) if spike else [])
         self._pending: list[dict[str, Any]] = []
         self._wanted = 1
         self._flushed = self._saved = time.perf_counter()
@@ -470,7 +528,7 @@ class StepLog:
         self.checkpoint_due = False
 
     def flush(self) -> None:
-        """Write the lines. TrainingError if a loss is not a number."""
+        """Write the lines. Unusable if a loss, or the norm of a gradient, is not a number."""
         if not self._pending:
             return
         now = time.perf_counter()
@@ -484,8 +542,14 @@ class StepLog:
         self._wanted = min(FLUSH, max(1, int(FLUSH_S * len(self._pending) / max(seconds, 1e-9))))
         rate = sum(happened["samples"] for happened in self._pending) / max(seconds, 1e-9)
         for happened, loss in zip(self._pending, losses.tolist(), strict=True):
-            self._events.write("step", **happened | {"loss": loss}, samples_per_s=round(rate, 1))
-            _refuse_no_number(loss, happened)
+            numbers = {"loss": loss, "norm": float(happened["norm"])}
+            for name, number in numbers.items():
+                if not math.isfinite(number):
+                    what = {"loss": "loss", "norm": "norm of the gradient"}[name]
+                    raise healing.Unusable(happened["step"], f"the {what} is {number}")
+            if why := self._spikes(loss):
+                raise healing.Unusable(happened["step"], why)
+            self._events.write("step", **happened | numbers, samples_per_s=round(rate, 1))
         self._events.flush()
         self._pending, self._flushed = [], time.perf_counter()
 
@@ -500,14 +564,6 @@ class StepLog:
         shared /= world
         seconds, age, asked = shared[-3:].tolist()
         return shared[:-3], seconds, age, asked > 0
-
-
-def _refuse_no_number(loss: float, happened: dict[str, Any]) -> None:
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"the loss is {loss} at step {happened['step']} (learning rate {happened['lr']:g}). Lower optim.lr, "
-            "set optim.clip, or train.precision=fp32, and start over with --fresh"
-        )
 
 
 def _validate(trainer: Trainer, checkpoints: Checkpoints, events: Events, rows: Any, samples: Any) -> Event | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from bigmodel.errors import ResourceError
 from bigmodel.predictor import autocast
 
 REPEATS = 3
@@ -28,6 +29,15 @@ def choose(model: Any, device: str, loss: Callable[[], Any]) -> tuple[str, dict[
     """
     if (of_products := products(device))["bf16"] > of_products["fp32"]:
         return "fp32", of_products
+    try:
+        times = _time(model, device, loss)
+    except ResourceError:  # no kernel
+        return "fp32", of_products
+    medians = {precision: statistics.median(taken) for precision, taken in times.items()}
+    return ("bf16" if medians["fp32"] >= GAIN * medians["bf16"] else "fp32"), medians
+
+
+def _time(model: Any, device: str, loss: Callable[[], Any]) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for repeat in range(1 + REPEATS):
         for precision, taken in times.items():
@@ -40,8 +50,7 @@ def choose(model: Any, device: str, loss: Callable[[], Any]) -> tuple[str, dict[
             if repeat:  # the first is a warm-up
                 taken.append(time.perf_counter() - start)
             model.zero_grad(set_to_none=True)
-    medians = {precision: statistics.median(taken) for precision, taken in times.items()}
-    return ("bf16" if medians["fp32"] >= GAIN * medians["bf16"] else "fp32"), medians
+    return times
 
 
 def products(device: str) -> dict[str, float]:

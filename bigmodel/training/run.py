@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -100,12 +101,20 @@ class Run:
         if self.info.get("fingerprint", fingerprint) != fingerprint:
             self._refuse(["the content of the data files"])
 
-    def begin(self, experiment: Experiment, fingerprint: str, prepared: Path, versions: dict[str, str]) -> None:
-        """Start, or go on: ConfigError if the run in the folder was started with other data."""
+    def begin(
+        self,
+        experiment: Experiment,
+        fingerprint: str,
+        prepared: Path,
+        versions: Mapping[str, str],
+        decisions: Mapping[str, Any],
+    ) -> None:
+        """Start with these decisions, or go on with those made: ConfigError if the run in the folder was started with
+        other data."""
         self.refuse_other_data(fingerprint)
         if not self.info:
             (self.path / "experiment.yaml").write_text(experiment.to_yaml(), "utf-8")
-            self.info = {"fingerprint": fingerprint, "started": _now(), "decisions": {}}
+            self.info = {"fingerprint": fingerprint, "started": _now(), "decisions": dict(decisions)}
         if not self.finished:
             self.write(state="running", prepared=str(prepared), versions=versions)
 

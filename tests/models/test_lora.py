@@ -108,8 +108,10 @@ def test_its_fields_are_checked(tmp_path):
         return found[1]
 
     assert said({"rnk": 8}).startswith("model.lora has no field 'rnk'. Did you mean 'rank'? Fields: rank, alpha")
-    assert said({"rank": 0}) == "model.lora.rank is 0: input should be greater than 0"
-    assert said(8) == "model.lora is a section: {rank: 8}"
+    assert said({"rank": 0}) == "model.lora.rank is 0, but must be a whole number above 0"
+    assert said({"dropout": 1}) == "model.lora.dropout is 1, but must be a number from 0 to below 1"
+    assert said({"targets": "q_proj"}) == "model.lora.targets is 'q_proj', but must be a list of words"
+    assert said(8) == "model.lora is 8, but must be a section, such as {rank: 8}"
 
 
 def test_targets_that_are_not_there_are_named_with_those_that_are(tmp_path):

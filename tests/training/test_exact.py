@@ -132,10 +132,10 @@ def test_the_fast_mode_on_two_workers_agrees_after_100_steps(experiment, tmp_pat
 
 
 def test_a_run_that_grows_and_shrinks_on_the_way_ends_at_the_same_bits(experiment, tmp_path, ray_here):
-    changes = (*HARD, "train.epochs=6")
+    changes = (*HARD, "train.epochs=5")
     alone = fit(experiment(*changes, f"output={tmp_path / 'alone'}"))
     moving = f"output={tmp_path / 'moving'}"
-    for step, workers in ((9, 2), (23, 0), (31, 3)):
+    for step, workers in ((9, 2), (23, 0)):
 
         def stop(event: dict[str, Any], step: int = step) -> None:
             if event["kind"] == "step" and event["step"] >= step:
@@ -143,7 +143,7 @@ def test_a_run_that_grows_and_shrinks_on_the_way_ends_at_the_same_bits(experimen
 
         with pytest.raises(loop.Interrupted):
             fit(experiment(*changes, moving, f"train.workers={workers}"), listener=stop)
-    moved = fit(experiment(*changes, moving, "train.workers=4"))
+    moved = fit(experiment(*changes, moving, "train.workers=3"))
     assert told(moved.path) == told(alone.path)
     newest = [Checkpoints(str(run.checkpoints)).latest("step-")[0] for run in (alone, moved)]
     assert newest[0] and newest[1] and same_bits(newest[0], newest[1])

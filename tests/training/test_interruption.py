@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,8 @@ def test_retries_end_with_one_message(experiment, tmp_path, ray_here):
 
     def kill(event: dict[str, Any]) -> None:
         if event["kind"] == "start":
-            os.kill(event["pid"], signal.SIGKILL)
+            with suppress(ProcessLookupError):  # Ray may have ended it in the meantime
+                os.kill(event["pid"], signal.SIGKILL)
 
     with pytest.raises(TrainingError, match="training failed 2 times; the last checkpoint stays"):
         fit(experiment("train.workers=1", "train.retries=1", "train.epochs=5000"), listener=kill)

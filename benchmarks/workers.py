@@ -1,0 +1,106 @@
+"""What several workers are worth, and what exactness costs: one worker of one thread against two, fast and exact.
+
+    python benchmarks/workers.py                     the encoder, reviews of hotel length
+    python benchmarks/workers.py --type lstm
+
+All train the same model on the same global batches, each worker in a process of its own with one thread, in fp32; gloo
+adds up the gradients, as on Ray Train. Rounds are interleaved. The speed is that between step 10 and the last one, by
+the clock of the first worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from reviews import lengthen, reviews, write
+
+from bigmodel.data.prepare import prepare
+from bigmodel.experiment import Experiment
+from bigmodel.training import loop
+from bigmodel.training.loop import Worker
+
+WARM = 10
+NO_SPLIT = {"valid": 0, "test": 0}
+CONTENDERS = {
+    "one worker": (1, {}),
+    "two workers": (2, {}),
+    "one worker, exact": (1, {"exact": True}),
+    "two workers, exact": (2, {"exact": True}),
+}
+
+
+def work(rank: int, world: int, folder: str, tree: dict[str, Any], prepared: Path) -> None:
+    experiment = Experiment.model_validate(tree)
+    times: dict[int, float] = {}
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["kind"] == "step":
+            times[event["step"]] = time.perf_counter()
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    loop.train(experiment, prepared, Path(folder), Worker(rank, world), listen)
+    dist.destroy_process_group()
+    if rank == 0:
+        seconds = max(times.values()) - times[WARM]
+        Path(folder, "speed").write_text(str((len(times) - WARM) * experiment.train.batch_size / seconds))
+
+
+def speed(name: str, experiment: Experiment, prepared: Path) -> float:
+    """Samples a second of one contender."""
+    world, changes = CONTENDERS[name]
+    train = experiment.train.model_copy(update=changes)
+    tree = experiment.model_copy(update={"train": train}).model_dump(mode="json")
+    with tempfile.TemporaryDirectory() as folder:
+        given = (world, folder, tree, prepared)
+        torch.multiprocessing.start_processes(work, given, world, start_method="forkserver")
+        return float(Path(folder, "speed").read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--type", default="transformer", help="of the model (default transformer, the encoder)")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["bigmodel.training.loop"])
+    with tempfile.TemporaryDirectory() as folder:
+        rows, _, what = reviews(0)
+        count = asked.steps * asked.batch
+        write(Path(folder, "rows.csv"), lengthen(rows, count, 0))
+        experiment = Experiment.model_validate(
+            {
+                "task": "text-classification",
+                "data": {"train": f"{folder}/rows.csv", "text": "text", "label": "label", "split": NO_SPLIT},
+                "model": {"type": asked.type},
+                "train": {"epochs": 1, "batch_size": asked.batch, "threads": 1, "precision": "fp32"},
+                "output": f"{folder}/run",
+            }
+        )
+        prepared = prepare(experiment).path
+        print(f"{what}, strung together to {count:,} of hotel length; {asked.type}, batches of {asked.batch}")
+        print(
+            f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; one thread a worker, fp32", flush=True
+        )
+        speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+        for number in range(asked.rounds):
+            for name, found in speeds.items():
+                found.append(speed(name, experiment, prepared))
+                print(f"round {number + 1}  {name:18}  {found[-1]:8,.1f} samples/s", flush=True)
+    one = speeds["one worker"]
+    for name, found in speeds.items():
+        ratios = [each / alone for each, alone in zip(found, one, strict=True)]
+        print(f"{name:18}  {statistics.median(found):8,.1f} samples/s  {statistics.median(ratios):.2f}x of one worker")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""A run that meets a batch it cannot use, or too little memory, goes on, says what it did, and does it again alike."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from contract.members import tiny_bert
+from safetensors.torch import load_file, save_file
+from training.test_exact import on, same_bits
+from training.test_interruption import command, sha256, steps, wait_for_step
+from transformers import AutoTokenizer
+
+from bigmodel.errors import TrainingError
+from bigmodel.experiment import Experiment, TrainConfig
+from bigmodel.training import healing
+from bigmodel.training.events import read
+from bigmodel.training.fit import fit
+
+BAD_LINE = 42
+
+
+@pytest.fixture
+def poisoned(experiment: Callable[..., Experiment], tmp_path: Path) -> Callable[..., Experiment]:
+    """Fine-tuning a checkpoint in which the vector of one token is damaged; one training row has that token."""
+    folder = tmp_path / "bert"
+    tiny_bert(folder)
+    token = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("b")
+    weights = load_file(folder / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][token] = torch.inf
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    def make(*changes: str) -> Experiment:
+        made = experiment("data.split.test=0", *changes)
+        with open(made.data.train, encoding="utf-8", newline="") as file:
+            rows = [
+                ["text", "label"],
+                *([f"gag {i} gag", "good"] for i in range(60)),
+                *([f"lal {i}", "bad"] for i in range(60)),
+            ]
+        rows[BAD_LINE - 1][0] += " b"
+        with open(made.data.train, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(rows)
+        return made.model_copy(update={"model": {"pretrained": str(folder)}})
+
+    return make
+
+
+def healed(run: Path) -> list[dict[str, Any]]:
+    return [event for event in read(run / "events.jsonl") if event["kind"] == "healing"]
+
+
+def test_a_batch_whose_loss_is_no_number_is_passed_over_and_its_rows_are_named(poisoned):
+    run = fit(poisoned("train.epochs=2", "train.checkpoint_every=3"))
+    made = run.info["decisions"]["healing"]
+    assert [decision["what"] for decision in made] == ["skip", "skip"], "once an epoch"
+    assert all([file, BAD_LINE] in d["rows"] for d in made for file, _ in d["rows"][:1])
+    assert "the loss is nan" in made[0]["why"] and len(made[0]["rows"]) <= 16
+    assert {decision["step"] for decision in made}.isdisjoint(step for step, _ in steps(run.path))
+    total = run.info["progress"]["step"]
+    assert len(steps(run.path)) == total - 2 and all(loss == loss for _, loss in steps(run.path))
+    assert healed(run.path)[-1]["step"] == made[-1]["step"]
+
+
+def test_it_ends_where_more_is_passed_over_than_may_be(poisoned):
+    with pytest.raises(
+        TrainingError, match=r"the loss is nan at step \d+ .*passed over before: steps \d+\. Lower optim"
+    ):
+        fit(poisoned("train.epochs=3", "train.heal=1"))
+    with pytest.raises(TrainingError, match="the loss is nan at step"):
+        fit(poisoned("train.heal=0"), fresh=True)
+
+
+def test_the_rate_can_fall_with_each(poisoned):
+    run = fit(poisoned("train.epochs=2", "train.heal_lr=0.5", "optim.schedule=constant", "optim.warmup=0"))
+    rates = [event["lr"] for event in read(run.events) if event["kind"] == "step"]
+    assert [rate for i, rate in enumerate(rates) if not i or rates[i - 1] != rate] == [1e-3, 5e-4, 2.5e-4]
+
+
+def test_killed_after_it_the_run_ends_at_the_same_bits(poisoned, tmp_path):
+    changes = ("train.epochs=3", "train.checkpoint_every=4", "model.hidden_dropout_prob=0.1")
+    unbroken = fit(poisoned(*changes, f"output={tmp_path / 'unbroken'}"))
+    first = unbroken.info["decisions"]["healing"][0]["step"]
+    process = command(tmp_path, poisoned(*changes))
+    wait_for_step(tmp_path / "run", first + 1, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    process = command(tmp_path, poisoned(*changes))
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert sha256(tmp_path / "run") == sha256(unbroken.path) and steps(tmp_path / "run") == steps(unbroken.path)
+
+
+def test_all_workers_go_back_together(poisoned, tmp_path):
+    wanted = poisoned("train.epochs=2", "train.exact=true")
+    alone, told = on(0, wanted, tmp_path)
+    two, theirs = on(2, wanted, tmp_path)
+    assert theirs == told and same_bits(alone, two)
+    assert len(healed(tmp_path / "on 2")) == 2
+
+
+def test_a_spike_is_measured_by_the_steps_before_it():
+    spikes = healing.Spikes(3.0, [1.0] * 49)
+    assert spikes(50.0) == "", "too few steps before it"
+    assert spikes(2.9) == "" and spikes(3.1) == "the loss is 3.1, 3.1 times the median of 50 steps before"
+    assert healing.Spikes(0.0, [1.0] * 50)(1e9) == ""
+
+
+def test_short_of_memory_the_micro_batch_is_halved_and_the_batch_is_not(experiment, tmp_path):
+    wanted = experiment(
+        *("model.type=transformer", "model.hidden_size=64", "model.intermediate_size=4096", "data.split.test=0"),
+        *("train.batch_size=160", "train.epochs=3", "train.checkpoint_every=1"),
+    )  # fmt: skip
+    tree = wanted.model_dump(mode="json")
+    tree["model"] = {name: value for name, value in tree["model"].items() if name != "embedding_size"}
+    (tmp_path / "tree.json").write_text(json.dumps(tree))
+    code = """
+import json, resource, sys
+from bigmodel.experiment import Experiment
+from bigmodel.training.fit import fit
+
+def listen(event):
+    if event["kind"] == "start" and not event["step"]:
+        used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (used + 170_000_000, resource.RLIM_INFINITY))
+
+fit(Experiment.model_validate(json.load(open("tree.json"))), listener=listen)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "run" / "run.json").read_text())["decisions"]["healing"]
+    assert [decision["what"] for decision in made] == ["accumulate"] * len(made) and made
+    assert [decision["to"] for decision in made] == [2 ** (i + 1) for i in range(len(made))]
+    sizes = [event["samples"] for event in read(tmp_path / "run" / "events.jsonl") if event["kind"] == "step"]
+    assert max(sizes) == 160 and len(sizes) == 6
+
+
+def test_decisions_hold_from_their_step_on():
+    train = TrainConfig(accumulate=2, heal_lr=0.5)
+    made = [{"what": "skip", "step": 5}, {"what": "accumulate", "step": 7, "to": 4}]
+    assert [healing.pieces(step, made, train) for step in (6, 7, 8)] == [2, 4, 4]
+    assert [healing.rate(step, made, train) for step in (4, 5, 9)] == [1.0, 0.5, 0.5]
+    assert [step for step in range(1, 9) if healing.skips(step, made)] == [5]
