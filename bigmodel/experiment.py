@@ -244,6 +244,8 @@ class TrainConfig(Section):
     """Optimiser steps between checkpoints, beside the one after each validation; 0 is one every 30 seconds."""
     keep: PositiveInt = 2
     """Checkpoints kept, the newest ones; the best model is kept besides."""
+    keep_every: Count = 0
+    """Optimiser steps: of each so many the first checkpoint is kept besides; 0 is none."""
     early_stopping: Count = 0
     """Validations without improvement after which training ends; 0 never ends early."""
     label_smoothing: Ratio = 0.0

@@ -179,12 +179,12 @@ def factor(step: int, total: int, warmup: int, schedule: str) -> float:
 
 
 def state_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """The state as `parameter/entry` -> tensor, on the CPU; empty before the first step.
+    """The state as `parameter/entry` -> tensor, no copies; empty before the first step.
 
     With the parameters and the schedule's step this is everything: a run continues to the last bit.
     """
     return {
-        f"{name}/{entry}": value.detach().cpu().contiguous()
+        f"{name}/{entry}": value.detach()
         for name, parameter in _named(optimizer)
         for entry, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)

@@ -3,7 +3,12 @@
 import csv
 import os
 import random
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +94,49 @@ def experiment(reviews: Reviews, tmp_path: Path) -> Callable[..., Any]:
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An empty bucket on a server of this machine that speaks S3, as a URI."""
+    if not (find_spec("moto") and find_spec("flask_cors")):
+        pytest.skip("moto[s3], flask and flask-cors are not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = open(tmp_path_factory.mktemp("moto") / "log", "w")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+    )
+    where = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in where.items():
+            patch.setenv(name, value)
+        try:
+            _wait_for(port, server)
+            from pyarrow.fs import FileSystem
+
+            fs, _ = FileSystem.from_uri("s3://bucket?allow_bucket_creation=true")
+            fs.create_dir("bucket")
+            yield "s3://bucket"
+        finally:
+            server.terminate()
+            server.wait(10)
+            log.close()
+
+
+def _wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:
+    for _ in range(300):
+        assert server.poll() is None, "the S3 server ended at once"
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the S3 server does not listen")

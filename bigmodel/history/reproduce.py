@@ -51,7 +51,8 @@ def reproduce(path: Path, output: Path | None = None, fresh: bool = False) -> in
             prepared = prepare(experiment, say(display), refuse)
         except DataError as e:
             raise DataError(f"{e}\n{record.name} cannot be reproduced without its data. {HERE}") from None
-        run = finish(fit_in_parts(experiment, fresh, display, prepared.path, record.decisions))
+        parts = fit_in_parts(experiment, fresh, display, prepared.path, settled=False, decisions=record.decisions)
+        run = finish(parts)
     return tell(record, Record(run.path))
 
 

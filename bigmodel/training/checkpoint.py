@@ -8,17 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.fs as pafs
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from bigmodel.errors import ResourceError
 
 MANIFEST = "manifest.json"
+CHUNK = 8 << 20  # bytes hashed, written or read at a time
+DTYPES = {
+    torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
+    torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""In the order in which safetensors lays them down, wide ones first, so that every tensor lies aligned."""
 
 
 @dataclass(frozen=True)
@@ -37,57 +45,67 @@ class Checkpoints:
     """
 
     def __init__(self, root: str, readonly: bool = False) -> None:
-        self._readonly = readonly
+        self.readonly = readonly
         if "://" in root:
             self._fs, self._root = pafs.FileSystem.from_uri(root)
         else:
             self._fs, self._root = pafs.LocalFileSystem(), os.path.abspath(root)
+        self._local = isinstance(self._fs, pafs.LocalFileSystem)
 
     def names(self, prefix: str) -> list[str]:
         """Saves whose manifest stands, oldest first; whether the files are whole shows when one is loaded."""
-        try:
-            found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
-        except NotADirectoryError:  # a file is in the way: saving will say so
-            return []
-        folders = [info.base_name for info in found if info.type == pafs.FileType.Directory]
+        folders = self._folders(prefix)
         manifests = self._fs.get_file_info([f"{self._root}/{name}/{MANIFEST}" for name in folders])
-        there = [name for name, info in zip(folders, manifests, strict=True) if info.type == pafs.FileType.File]
-        return sorted(name for name in there if name.startswith(prefix))
+        return [name for name, info in zip(folders, manifests, strict=True) if info.type == pafs.FileType.File]
 
     def save(self, name: str, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Publish a save. One that is published already is left as it is; an unfinished one is replaced."""
-        folder = f"{self._root}/{name}"
-        if self._readonly or name in self.names(name):
+        """Publish a save, and read back what was written. One that is published and whole is left as it is; an
+        unfinished or damaged one is replaced. ResourceError if it cannot be written, or is not read as written.
+        """
+        if self.readonly or self.is_whole(name):
             return
-        self._remove(folder)
-        files = {f"{group}.safetensors": safetensors.torch.save(dict(named)) for group, named in tensors.items()}
-        files["state.json"] = json.dumps(state).encode()
-        manifest = {
-            file: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for file, data in files.items()
-        }
+        folder = f"{self._root}/{name}"
+        files = {f"{group}.safetensors": _as_bytes(named) for group, named in tensors.items()}
+        files["state.json"] = [json.dumps(state).encode()]
         try:
+            self._remove(name)
             self._fs.create_dir(folder, recursive=True)
-            for file, data in files.items():
-                self._write(f"{folder}/{file}", data)
-            self._write(f"{folder}/{MANIFEST}.part", json.dumps(manifest).encode())
+            manifest = {file: self._write(f"{folder}/{file}", pieces) for file, pieces in files.items()}
+            self._write(f"{folder}/{MANIFEST}.part", [json.dumps(manifest).encode()])
             self._fs.move(f"{folder}/{MANIFEST}.part", f"{folder}/{MANIFEST}")
-        except OSError as e:
-            self._remove(folder)
+            self._settle(folder)
+            if self._manifest(name) != manifest or not self.is_whole(name):
+                raise OSError("what is read back is not what was written")
+        except (OSError, ValueError) as e:
+            self._give_up(name)
             raise ResourceError(f"{folder}: the checkpoint cannot be written: {e}. The one before it is whole.") from e
+
+    def is_whole(self, name: str) -> bool:
+        """Whether it is published, and every file is as its manifest says."""
+        try:
+            manifest = self._manifest(name)
+            return all(self._entry(f"{self._root}/{name}/{file}") == entry for file, entry in manifest.items())
+        except (OSError, ValueError):
+            return False
 
     def load(self, name: str) -> Checkpoint | None:
         """The save, verified against its manifest; None if it is damaged."""
-        folder = f"{self._root}/{name}"
         try:
-            manifest = json.loads(self._read(f"{folder}/{MANIFEST}"))
-            files = {file: self._read(f"{folder}/{file}") for file in manifest}
+            files = {file: self._verified(name, file, entry) for file, entry in self._manifest(name).items()}
         except (OSError, ValueError):
-            return None
-        if any(hashlib.sha256(data).hexdigest() != manifest[file]["sha256"] for file, data in files.items()):
             return None
         state = json.loads(files.pop("state.json"))
         groups = {file.removesuffix(".safetensors"): safetensors.torch.load(data) for file, data in files.items()}
         return Checkpoint(name, groups, state)
+
+    def state(self, name: str) -> dict[str, Any] | None:
+        """The plain state alone; None if it is damaged."""
+        try:
+            data = self._verified(name, "state.json", self._manifest(name)["state.json"])
+        except (OSError, ValueError):
+            return None
+        state: dict[str, Any] = json.loads(data)
+        return state
 
     def latest(self, prefix: str) -> tuple[Checkpoint | None, list[str]]:
         """The newest whole save, and the names of damaged newer ones that were passed over."""
@@ -98,31 +116,109 @@ class Checkpoints:
             damaged.append(name)
         return None, damaged
 
-    def prune(self, prefix: str, keep: int) -> None:
-        """Delete all but the newest `keep`. The manifest goes first, so that no half-deleted save can be loaded."""
-        if not self._readonly:
-            for name in self.names(prefix)[:-keep]:
-                self._remove(f"{self._root}/{name}")
+    def prune(self, prefix: str, keep: Iterable[str]) -> None:
+        """Delete all but those named, and what unfinished saves left. The manifest goes first, so that no half-deleted
+        save can be loaded. ResourceError if they cannot be deleted."""
+        if self.readonly:
+            return
+        try:
+            for name in set(self._folders(prefix)).difference(keep):
+                self._remove(name)
+        except OSError as e:
+            raise ResourceError(f"{self._root}: old checkpoints cannot be deleted: {e}") from e
+
+    def _folders(self, prefix: str) -> list[str]:
+        """All with the prefix, published or not, in order."""
+        try:
+            found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+        except NotADirectoryError:  # a file is in the way: saving will say so
+            return []
+        names = [info.base_name for info in found if info.type == pafs.FileType.Directory]
+        return sorted(name for name in names if name.startswith(prefix))
+
+    def _manifest(self, name: str) -> dict[str, dict[str, Any]]:
+        """File -> size and sha256. OSError where there is none, ValueError where it is damaged."""
+        manifest = json.loads(self._read(f"{self._root}/{name}/{MANIFEST}"))
+        if not isinstance(manifest, dict) or "state.json" not in manifest:
+            raise ValueError("not a manifest")
+        return manifest
+
+    def _verified(self, name: str, file: str, entry: object) -> bytes:
+        """The file's content. ValueError if the manifest says otherwise."""
+        data = self._read(f"{self._root}/{name}/{file}")
+        if entry != {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}:
+            raise ValueError(f"{file} is damaged")
+        return data
+
+    def _entry(self, path: str) -> dict[str, Any]:
+        """What a manifest would say of the file."""
+        size, sha256 = 0, hashlib.sha256()
+        with self._fs.open_input_file(path) as file:
+            while data := file.read(CHUNK):
+                size += len(data)
+                sha256.update(data)
+        return {"size": size, "sha256": sha256.hexdigest()}
 
     def _read(self, path: str) -> bytes:
         with self._fs.open_input_file(path) as file:
             data: bytes = file.read()
         return data
 
-    def _write(self, path: str, data: bytes) -> None:
-        if not isinstance(self._fs, pafs.LocalFileSystem):
-            with self._fs.open_output_stream(path) as stream:
-                stream.write(data)
-            return
-        with open(
-            path, "wb"
-        ) as file:  # on the disk, not only handed to the system, before the manifest says it is there
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    def _write(self, path: str, pieces: Iterable[bytes | memoryview]) -> dict[str, Any]:
+        """-> what the manifest says of the file."""
+        size, sha256 = 0, hashlib.sha256()
+        with self._open(path) as file:
+            for piece in pieces:
+                for start in range(0, len(piece), CHUNK):
+                    part = piece[start : start + CHUNK]
+                    sha256.update(part)
+                    file.write(part)
+                    size += len(part)
+            if self._local:  # on the disk, not only handed to the system, before the manifest says it is there
+                file.flush()
+                os.fsync(file.fileno())
+        return {"size": size, "sha256": sha256.hexdigest()}
 
-    def _remove(self, folder: str) -> None:
+    def _open(self, path: str) -> AbstractContextManager[Any]:
+        if self._local:
+            return open(path, "wb")
+        stream: AbstractContextManager[Any] = self._fs.open_output_stream(path, compression=None)
+        return stream
+
+    def _settle(self, folder: str) -> None:
+        """The names of the files, too, survive a power cut, before older saves are deleted."""
+        if self._local:
+            for path in (folder, self._root):
+                descriptor = os.open(path, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+
+    def _give_up(self, name: str) -> None:
+        """Take back a failed save; where that fails too, it has no manifest, or one that does not fit."""
+        try:
+            self._remove(name)
+        except OSError:
+            pass
+
+    def _remove(self, name: str) -> None:
+        folder = f"{self._root}/{name}"
         if self._fs.get_file_info(f"{folder}/{MANIFEST}").type == pafs.FileType.File:
             self._fs.delete_file(f"{folder}/{MANIFEST}")
         if self._fs.get_file_info(folder).type == pafs.FileType.Directory:
             self._fs.delete_dir(folder)
+
+
+def _as_bytes(tensors: Mapping[str, Tensor]) -> list[bytes | memoryview]:
+    """What `safetensors.torch.save` makes of CPU tensors, byte for byte, but without a copy of them: that function
+    holds Python's lock while it copies, which training would wait for."""
+    order = list(DTYPES)
+    ordered = sorted(tensors.items(), key=lambda item: (order.index(item[1].dtype), item[0]))
+    header, offset = dict[str, Any](), 0
+    for name, tensor in ordered:
+        end = offset + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    views = [tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy().data for _, tensor in ordered]
+    return [len(text).to_bytes(8, "little"), text, *(view for view in views if len(view))]

@@ -29,8 +29,9 @@ from bigmodel.tasks.base import as_judged
 from bigmodel.training import loop
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import Event, Listener, Tail
-from bigmodel.training.loop import BEST, STOP, Trainer, Worker
+from bigmodel.training.loop import STOP, Trainer, Worker
 from bigmodel.training.run import Run
+from bigmodel.training.saver import BEST
 
 SHARED = "the output folder and data.cache must lie on storage that all nodes of the cluster share (BIGMODEL_HOME)"
 GOLDEN = 8  # validation rows stored with their answers in the model directory
@@ -42,7 +43,7 @@ def fit(experiment: Experiment, fresh: bool = False, listener: Listener = lambda
     Raises ConfigError if the output folder holds another experiment, DataError, ResourceError, TrainingError,
     Interrupted.
     """
-    return loop.finish(fit_in_parts(experiment, fresh, listener))
+    return loop.finish(fit_in_parts(experiment, fresh, listener, settled=False))
 
 
 def fit_in_parts(
@@ -50,12 +51,14 @@ def fit_in_parts(
     fresh: bool = False,
     listener: Listener = lambda event: None,
     prepared: Path | None = None,
+    settled: bool = True,
     decisions: Mapping[str, Any] = MappingProxyType({}),
 ) -> Generator[Event, None, Run]:
     """`fit` that hands over each validation but the last, to a caller that may leave it there and come back later.
 
-    On workers of Ray Train it goes through in one part. `prepared` is the folder of data prepared before; `decisions`,
-    as in run.json, are those that a new run need not make itself.
+    On workers of Ray Train it goes through in one part. `prepared` is the folder of data prepared before. A caller that
+    does not look into the run's folder meanwhile need not wait for each checkpoint: `settled` false. `decisions`, as in
+    run.json, are those that a new run need not make itself.
     """
     run = Run(experiment.output_path)
     run.lock()
@@ -75,7 +78,7 @@ def fit_in_parts(
             listener({"kind": "say", "line": f"{run.path}: finished before, not trained again. --fresh starts over"})
         else:
             (run.path / STOP).unlink(missing_ok=True)
-            _finish(experiment, data, run, (yield from _train(experiment, data, run, listener)))
+            _finish(experiment, data, run, (yield from _train(experiment, data, run, listener, settled)))
     except BaseException as e:
         if begun:
             left = isinstance(e, (Interrupted, KeyboardInterrupt, GeneratorExit))
@@ -90,7 +93,7 @@ def say(listener: Listener) -> Callable[[str], None]:
     return lambda line: listener({"kind": "say", "line": line})
 
 
-def _train(experiment: Experiment, prepared: Prepared, run: Run, listener: Listener) -> loop.Parts:
+def _train(experiment: Experiment, prepared: Prepared, run: Run, listener: Listener, settled: bool) -> loop.Parts:
     if experiment.train.workers:
         return _on_ray(experiment, prepared, run, listener)
     device = experiment.train.device
@@ -99,7 +102,7 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run, listener: Liste
     if device == "cuda" and not torch.cuda.is_available():
         raise ResourceError("train.device is cuda, but torch finds no GPU here. Leave it at auto, or say cpu")
     worker = Worker(device=device, threads=experiment.train.threads_of(os.cpu_count() or 1))
-    return (yield from loop.in_parts(experiment, prepared.path, run.path, worker, listener))
+    return (yield from loop.in_parts(experiment, prepared.path, run.path, worker, listener, settled))
 
 
 def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict[str, Any]) -> None:

@@ -41,9 +41,10 @@ from bigmodel.training.dropout import BulkDropout
 from bigmodel.training.events import Event, Events, Listener, read
 from bigmodel.training.exact import ExactGradients, owned
 from bigmodel.training.run import Run
+from bigmodel.training.saver import STEP, Saver
 
 T = TypeVar("T")
-STEP, BEST, STOP = "step-", "best-", "stop"
+STOP = "stop"
 FLUSH = 10  # most steps between two looks at the loss, so that a GPU is not waited for at each
 FLUSH_S = 1.0  # seconds between them, where steps are slow
 CHECKPOINT_S = 30.0
@@ -310,14 +311,19 @@ class Trainer:
 
     # ---- saving
 
-    def weights(self) -> dict[str, Tensor]:
-        """All that training changes: what is not trained comes from the checkpoint that the model was built from."""
-        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        buffers = [(name, tensor) for name, tensor in self.model.named_buffers() if tensor.numel()]
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in trained + buffers}
+    def weights(self, averaged: bool = False) -> dict[str, Tensor]:
+        """All that training changes: what is not trained comes from the checkpoint that the model was built from.
+
+        The tensors are those training goes on with: who keeps them copies them.
+        """
+        names = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        trained = zip(names, self.average if averaged and self.average else self.trained(), strict=True)
+        buffers = ((name, tensor) for name, tensor in self.model.named_buffers() if tensor.numel())
+        return {name: tensor.detach() for name, tensor in (*trained, *buffers)}
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        average = {str(i): tensor.cpu() for i, tensor in enumerate(self.average)}
+        """The whole state, by group; as in `weights`, no copies."""
+        average = {str(i): tensor for i, tensor in enumerate(self.average)}
         return {"model": self.weights(), "optimizer": optim.state_tensors(self.optimizer), "average": average}
 
     def restore(self, tensors: dict[str, dict[str, Tensor]]) -> None:
@@ -379,12 +385,16 @@ def finish(parts: Generator[Event, None, T]) -> T:
             return found
 
 
-def in_parts(experiment: Experiment, prepared: Path, run_path: Path, worker: Worker, listener: Listener) -> Parts:
-    """`train` that hands over its validation events, each when its checkpoint is saved, and may be left at any."""
+def in_parts(
+    experiment: Experiment, prepared: Path, run_path: Path, worker: Worker, listener: Listener, settled: bool = False
+) -> Parts:
+    """`train` that hands over its validation events, and may be left at any. With `settled` each comes when its
+    checkpoint is on disk; else the checkpoint may still be under way, until the parts are closed or at their end."""
     torch.set_num_threads(worker.threads)
     first, run = worker.rank == 0, Run(run_path)
     decisions: list[healing.Decision] = run.info.get("decisions", {}).get("healing", [])
     checkpoints = Checkpoints(str(run_path / "checkpoints"), readonly=not first)
+    saver = Saver(checkpoints, experiment.train.keep, experiment.train.keep_every)
     with Events(run_path / "events.jsonl" if first else None, listener) as events, Stop() as stop:
         while True:
             trainer = Trainer(experiment, open_prepared(prepared), worker, decisions=decisions)
@@ -392,7 +402,8 @@ def in_parts(experiment: Experiment, prepared: Path, run_path: Path, worker: Wor
             _decide_precision(trainer, Run(run_path), events)
             trainer.wrap()
             try:
-                yield from _steps(trainer, checkpoints, events, stop, run_path)
+                with saver:
+                    yield from _steps(trainer, saver, events, stop, run_path, settled)
                 break
             except healing.Unusable as e:
                 found = healing.Unusable(e.step, e.why, e.memory)  # without the frames, which hold on to what filled up
@@ -463,7 +474,7 @@ def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
 
 
 def _steps(
-    trainer: Trainer, checkpoints: Checkpoints, events: Events, stop: Stop, run_path: Path
+    trainer: Trainer, saver: Saver, events: Events, stop: Stop, run_path: Path, settled: bool
 ) -> Generator[Event, None, None]:
     train, progress = trainer.experiment.train, trainer.progress
     rows, samples = trainer.prepared.rows("valid"), trainer.prepared.samples("valid")
@@ -471,31 +482,36 @@ def _steps(
     log = StepLog(trainer, events, run_path)
     if train.early_stopping and progress.num_worse >= train.early_stopping:
         return  # it had ended
+    begin = progress.step
     while progress.step < trainer.total_steps:
         if healing.skips(progress.step + 1, trainer.decisions):
             progress.step += 1
         else:
             log.add(trainer.step())
+        if progress.step == begin + 1:
+            saver.reserve(trainer.tensors())  # of the first step: before it the optimiser has no state
         validate = progress.step % validate_every == 0 or progress.step == trainer.total_steps
         save = validate or stop.asked or (train.checkpoint_every and progress.step % train.checkpoint_every == 0)
         if save or log.full:
             log.flush()
         save = save or log.stop_asked
-        validated = _validate(trainer, checkpoints, events, rows, samples) if validate else None
+        validated, best = _validate(trainer, events, rows, samples) if validate else (None, None)
         if save or (log.checkpoint_due and not train.checkpoint_every):
             progress.events = events.position
-            checkpoints.save(f"{STEP}{progress.step:08d}", trainer.tensors(), vars(progress))
-            checkpoints.prune(STEP, train.keep)
-            checkpoints.prune(BEST, 1)  # not before a step's checkpoint names the better one
+            better = ({"model": trainer.weights(averaged=True)}, best) if best is not None else None
+            saver.save(trainer.tensors(), vars(progress), better)
             log.saved()  # validation and saving are not training
         if stop.asked or log.stop_asked:
             events.flush()
+            saver.wait()
             raise Interrupted(f"stopped after step {progress.step} of {trainer.total_steps}; the state is saved")
         if train.early_stopping and progress.num_worse >= train.early_stopping:
             events.write("early_stop", step=progress.step, best_step=progress.best_step)
             break
         if validated and progress.step < trainer.total_steps:
             events.flush()
+            if settled:
+                saver.wait()
             yield validated
             log.saved()  # nor is what others do meanwhile
 
@@ -566,10 +582,9 @@ class StepLog:
         return shared[:-3], seconds, age, asked > 0
 
 
-def _validate(trainer: Trainer, checkpoints: Checkpoints, events: Events, rows: Any, samples: Any) -> Event | None:
-    """Score the validation rows; the best weights so far are kept. Without such rows the last weights are.
-
-    -> the event of the validation.
+def _validate(trainer: Trainer, events: Events, rows: Any, samples: Any) -> tuple[Event | None, dict[str, Any] | None]:
+    """Score the validation rows. -> the event of the validation, and what is kept beside the weights if they are the
+    best so far. Without such rows there is no event, and the last weights count as the best.
     """
     progress, goal = trainer.progress, trainer.task.goal
     start = time.perf_counter()
@@ -578,11 +593,10 @@ def _validate(trainer: Trainer, checkpoints: Checkpoints, events: Events, rows: 
     better = value is None or goal.better(value, progress.best_value)
     if better:
         progress.best_value, progress.best_step, progress.num_worse = value, progress.step, 0
-        with trainer.averaged():
-            checkpoints.save(f"{BEST}{progress.step:08d}", {"model": trainer.weights()}, {"metrics": metrics})
     else:
         progress.num_worse += 1
     if metrics:
         seconds = round(time.perf_counter() - start, 3)
         events.write("validation", step=progress.step, **metrics, best=better, seconds=seconds)
-    return {"kind": "validation", "step": progress.step, **metrics} if metrics else None
+    event = {"kind": "validation", "step": progress.step, **metrics} if metrics else None
+    return event, {"metrics": metrics} if better else None

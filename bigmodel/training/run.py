@@ -26,7 +26,7 @@ from bigmodel.training.events import read
 EXECUTION: Any = {
     "output": True,
     "tune": True,
-    "train": {"workers", "retries", "timeout", "keep", "checkpoint_every"},
+    "train": {"workers", "retries", "timeout", "keep", "keep_every", "checkpoint_every"},
     "data": {"cache", "distributed"},
 }
 
@@ -113,7 +113,7 @@ class Run:
         other data."""
         self.refuse_other_data(fingerprint)
         if not self.info:
-            (self.path / "experiment.yaml").write_text(experiment.to_yaml(), "utf-8")
+            _replace(self.path / "experiment.yaml", experiment.to_yaml())
             self.info = {"fingerprint": fingerprint, "started": _now(), "decisions": dict(decisions)}
         if not self.finished:
             self.write(state="running", prepared=str(prepared), versions=versions)
@@ -135,11 +135,16 @@ class Run:
         self.info = {}
 
     def write(self, **changes: Any) -> None:
-        """Change run.json as a whole or not at all; a worker may have written in the meantime."""
+        """Change run.json; a worker may have written in the meantime."""
         self.info |= self._read() | changes | {"written": _now()}
-        part = self.path / f"run.json.{os.getpid()}"
-        part.write_text(json.dumps(self.info, indent=2, ensure_ascii=False), "utf-8")
-        os.replace(part, self.path / "run.json")
+        _replace(self.path / "run.json", json.dumps(self.info, indent=2, ensure_ascii=False))
+
+
+def _replace(file: Path, text: str) -> None:
+    """As a whole or not at all."""
+    part = file.with_name(f"{file.name}.{os.getpid()}")
+    part.write_text(text, "utf-8")
+    os.replace(part, file)
 
 
 def hold(folder: Path, what: str, doing: str) -> IO[str]:

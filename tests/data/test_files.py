@@ -3,12 +3,8 @@
 import gzip
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import fsspec
@@ -110,55 +106,14 @@ def test_the_hub_out_of_reach_is_one_line() -> None:
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if not (find_spec("moto") and find_spec("flask_cors")):
-        pytest.skip("moto[s3], flask and flask-cors are not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = open(tmp_path_factory.mktemp("moto") / "log", "w")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
-    )
-    where = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in where.items():
-            patch.setenv(name, value)
-        try:
-            _wait_for(port, server)
-            yield _filled_bucket()
-        finally:
-            server.terminate()
-            server.wait(10)
-            log.close()
-
-
-def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
-        assert server.poll() is None, "the S3 server ended at once"
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the S3 server does not listen")
-
-
-def _filled_bucket() -> str:
+def bucket(s3: str) -> str:
     from pyarrow.fs import FileSystem
 
-    fs, _ = FileSystem.from_uri("s3://reviews?allow_bucket_creation=true")
-    fs.create_dir("reviews")
+    fs, root = FileSystem.from_uri(s3)
     for name, data in {"d/a.csv": CSV, "d/b.csv.gz": gzip.compress(CSV), "d/notes.md": b"x"}.items():
-        with fs.open_output_stream(f"reviews/{name}", compression=None) as file:
+        with fs.open_output_stream(f"{root}/{name}", compression=None) as file:
             file.write(data)
-    return "s3://reviews"
+    return s3
 
 
 @pytest.mark.parametrize("spec", ["/d", "/d/*.csv*", "/*/*.csv*"])
