@@ -25,6 +25,7 @@ app = typer.Typer(
 ModelDir = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model directory: runs/NAME/model, or any of Hugging Face.")
 ]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/NAME.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 Precision = Annotated[str, typer.Option(help="fp32, bf16, or auto: the one the model was scored in.")]
 Changes = Annotated[
@@ -181,6 +182,62 @@ def demo(
     from bigmodel import demonstration
 
     demonstration.walk(task, output, port)
+
+
+@app.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where they are, up to three folders below.")] = Path("runs"),
+    json: Annotated[bool, typer.Option("--json", help="A JSON object a line.")] = False,
+) -> None:
+    """List the runs below a folder, the newest first."""
+    from bigmodel.history import listing
+
+    listing.show(folder, json)
+
+
+@app.command()
+def show(
+    run: RunDir,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on telling what happens until the run ends, or until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Tell what a run was asked, how far it is, what came out.
+
+    Also while it runs; nothing of it is changed.
+    """
+    from bigmodel.history import account
+
+    account.show(run, follow)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A run.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+) -> None:
+    """Say in what two runs differ.
+
+    Experiment, data, versions, decisions, machine, result, the losses of the steps, weights.
+    """
+    from bigmodel.history import difference
+
+    difference.show(a, b)
+
+
+@app.command()
+def reproduce(
+    run: RunDir,
+    output: Annotated[Path | None, typer.Option(help="Folder of the second run; else RUN-again.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete what that folder holds.")] = False,
+) -> None:
+    """Train a finished run again, and compare every bit.
+
+    Its data must be as it was. Exit code 0 if weights and losses are equal, else 1.
+    """
+    from bigmodel.history import reproduce as again
+
+    raise typer.Exit(again.reproduce(run, output, fresh))
 
 
 def walk_rarely() -> None:

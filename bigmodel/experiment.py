@@ -646,7 +646,7 @@ def _neighbours(path: Path) -> str:
 def differences(old: dict[str, Any], new: dict[str, Any], at: str = "") -> list[str]:
     """Leaves in which two dumped experiments differ: `optim.lr: 0.001 -> 0.002`."""
     lines: list[str] = []
-    for key in sorted(old.keys() | new.keys()):
+    for key in sorted(old.keys() | new.keys(), key=str):
         a, b, here = old.get(key), new.get(key), f"{at}{key}"
         if isinstance(a, dict) and isinstance(b, dict):
             lines += differences(a, b, f"{here}.")

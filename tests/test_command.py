@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ["train", "evaluate", "predict", "serve", "demo"]
+VERBS = ["train", "evaluate", "predict", "serve", "demo", "runs", "show", "diff", "reproduce"]
 HEAVY = ["torch", "ray", "transformers", "numpy", "pyarrow", "sklearn", "captum"]
 PROBE = f"""
 import atexit, sys

@@ -32,7 +32,7 @@ FLOORS = [  # from the ground up; the longest name that fits a file says where i
     ["bigmodel.predictor", "bigmodel.data"],
     ["bigmodel.training", "bigmodel.evaluation"],
     ["bigmodel.pipeline", "serve_app"],
-    ["bigmodel.demonstration", "tune_jobs"],
+    ["bigmodel.demonstration", "bigmodel.history", "tune_jobs"],
     ["bigmodel.__main__"],
     ["tune_jobs.__main__"],
 ]

@@ -95,25 +95,16 @@ class Display:
         self._bar.start()
 
     def _show_damaged_checkpoint(self, event: Event) -> None:
-        self._say(f"checkpoint {event['name']} is damaged; going on from {event['used'] or 'the start'}")
+        self._say(in_words(event))
 
     def _show_decision(self, event: Event) -> None:
-        times = ", ".join(f"{name} {seconds * 1000:.1f} ms" for name, seconds in event["seconds"].items())
-        self._say(f"{event['what']}: {event['choice']} (one batch takes {times})")
+        self._say(in_words(event))
 
     def _show_healing(self, event: Event) -> None:
-        if event["what"] == "accumulate":
-            self._say(
-                f"step {event['step']:,}: {event['why']}; from here on each batch is cut into {event['to']} pieces"
-            )
-            return
-        rows = [f"{file}:{line}" for file, line in event["rows"]]
-        more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
-        said = f". Its rows: {', '.join(rows[:3])}{more} (all in events.jsonl)" if rows else ""
-        self._say(f"step {event['step']:,}: {event['why']}; back to the last checkpoint, without this batch{said}")
+        self._say(in_words(event))
 
     def _show_step(self, event: Event) -> None:
-        text = f"loss {event['loss']:.4f}  lr {event['lr']:.2e}  {event['samples_per_s']:,.0f} samples/s"
+        text = in_words(event)
         if self._bar is not None:
             self._bar.update(self._task, completed=event["step"], description=text)
         elif event["step"] == self._started_at + 1 or time.monotonic() - self._last_line >= LINE_S:
@@ -126,9 +117,33 @@ class Display:
         return f"  {seconds // 60:.0f}:{seconds % 60:02.0f} left" if seconds else ""
 
     def _show_validation(self, event: Event) -> None:
-        hidden = ("kind", "step", "best", "seconds")
-        metrics = "  ".join(f"{name} {value:.4f}" for name, value in event.items() if name not in hidden)
-        self._say(f"step {event['step']:,} validation: {metrics}" + ("  (best so far)" if event["best"] else ""))
+        self._say(in_words(event))
 
     def _show_early_stop(self, event: Event) -> None:
-        self._say(f"no improvement since step {event['best_step']:,}: training ends at step {event['step']:,}")
+        self._say(in_words(event))
+
+
+def in_words(event: Event) -> str:
+    """What an event says by itself, in a line: also to whoever reads it afterwards."""
+    match event["kind"]:
+        case "step":
+            return f"loss {event['loss']:.4f}  lr {event['lr']:.2e}  {event['samples_per_s']:,.0f} samples/s"
+        case "validation":
+            hidden = ("kind", "step", "best", "seconds")
+            metrics = "  ".join(f"{name} {value:.4f}" for name, value in event.items() if name not in hidden)
+            return f"step {event['step']:,} validation: {metrics}" + ("  (best so far)" if event["best"] else "")
+        case "decision":
+            times = ", ".join(f"{name} {seconds * 1000:.1f} ms" for name, seconds in event["seconds"].items())
+            return f"{event['what']}: {event['choice']} (one batch takes {times})"
+        case "healing" if event["what"] == "accumulate":
+            return f"step {event['step']:,}: {event['why']}; from here on each batch is cut into {event['to']} pieces"
+        case "healing":
+            rows = [f"{file}:{line}" for file, line in event["rows"]]
+            more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+            said = f". Its rows: {', '.join(rows[:3])}{more} (all in events.jsonl)" if rows else ""
+            return f"step {event['step']:,}: {event['why']}; back to the last checkpoint, without this batch{said}"
+        case "damaged_checkpoint":
+            return f"checkpoint {event['name']} is damaged; going on from {event['used'] or 'the start'}"
+        case "early_stop":
+            return f"no improvement since step {event['best_step']:,}: training ends at step {event['step']:,}"
+    return " ".join(f"{name} {value}" for name, value in event.items())

@@ -68,11 +68,12 @@ def read(path: Path) -> list[Event]:
 
 
 class Tail:
-    """Reads the file as another process writes it, for the listener in this one: all since the newest `start`."""
+    """Reads the file as another process writes it, for the listener in this one: what comes from now on, and of a file
+    that has been replaced all since the newest `start`. In a thread, inside `with`; or by `read`."""
 
     def __init__(self, path: Path, listener: Listener) -> None:
         self._path, self._listener = path, listener
-        self._inode, self._position = (path.stat().st_ino, path.stat().st_size) if path.exists() else (0, 0)
+        self._inode, self._position = _end(path)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -86,10 +87,11 @@ class Tail:
 
     def _follow(self) -> None:
         while not self._stop.wait(0.2):
-            self._read()
-        self._read()
+            self.read()
+        self.read()
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Tell the listener what is new."""
         try:
             file = open(self._path, "rb")
         except FileNotFoundError:
@@ -104,3 +106,12 @@ class Tail:
                     break
                 self._position += len(line)
                 self._listener(json.loads(line))
+
+
+def _end(path: Path) -> tuple[int, int]:
+    """(inode, bytes of the whole lines): a line may be half written."""
+    try:
+        with open(path, "rb") as file:
+            return os.fstat(file.fileno()).st_ino, file.read().rfind(b"\n") + 1
+    except FileNotFoundError:
+        return 0, 0

@@ -11,9 +11,10 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -51,11 +52,13 @@ def fit_in_parts(
     listener: Listener = lambda event: None,
     prepared: Path | None = None,
     settled: bool = True,
+    decisions: Mapping[str, Any] = MappingProxyType({}),
 ) -> Generator[Event, None, Run]:
     """`fit` that hands over each validation but the last, to a caller that may leave it there and come back later.
 
     On workers of Ray Train it goes through in one part. `prepared` is the folder of data prepared before. A caller that
-    does not look into the run's folder meanwhile need not wait for each checkpoint: `settled` false.
+    does not look into the run's folder meanwhile need not wait for each checkpoint: `settled` false. `decisions`, as in
+    run.json, are those that a new run need not make itself.
     """
     run = Run(experiment.output_path)
     run.lock()
@@ -69,7 +72,7 @@ def fit_in_parts(
         listener({"kind": "prepared", "fresh": data.fresh, "path": str(data.path), **data.counts})
         if fresh:
             run.clear()  # not before the new run can start
-        run.begin(experiment, data.fingerprint, data.path)
+        run.begin(experiment, data.fingerprint, data.path, versions(), decisions)
         begun = not run.finished
         if run.finished:
             listener({"kind": "say", "line": f"{run.path}: finished before, not trained again. --fresh starts over"})

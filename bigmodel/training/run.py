@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,10 +42,10 @@ class Run:
     def _read(self) -> dict[str, Any]:
         file = self.path / "run.json"
         try:
-            info: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+            info = json.loads(file.read_text("utf-8")) if file.exists() else {}
         except ValueError:
-            return {"state": "damaged"}
-        return info
+            info = None
+        return info if isinstance(info, dict) else {"state": "damaged"}
 
     model = property(lambda self: self.path / "model")
     events = property(lambda self: self.path / "events.jsonl")
@@ -100,14 +101,22 @@ class Run:
         if self.info.get("fingerprint", fingerprint) != fingerprint:
             self._refuse(["the content of the data files"])
 
-    def begin(self, experiment: Experiment, fingerprint: str, prepared: Path) -> None:
-        """Start, or go on: ConfigError if the run in the folder was started with other data."""
+    def begin(
+        self,
+        experiment: Experiment,
+        fingerprint: str,
+        prepared: Path,
+        versions: Mapping[str, str],
+        decisions: Mapping[str, Any],
+    ) -> None:
+        """Start with these decisions, or go on with those made: ConfigError if the run in the folder was started with
+        other data."""
         self.refuse_other_data(fingerprint)
         if not self.info:
             _replace(self.path / "experiment.yaml", experiment.to_yaml())
-            self.info = {"fingerprint": fingerprint, "started": _now(), "decisions": {}}
+            self.info = {"fingerprint": fingerprint, "started": _now(), "decisions": dict(decisions)}
         if not self.finished:
-            self.write(state="running", prepared=str(prepared))
+            self.write(state="running", prepared=str(prepared), versions=versions)
 
     def _refuse(self, changed: list[str]) -> None:
         if changed:
@@ -149,13 +158,34 @@ def hold(folder: Path, what: str, doing: str) -> IO[str]:
     except OSError as e:
         raise ResourceError(f"{folder}: the {what} cannot be written: {e.strerror}") from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file)
     except OSError:
         file.close()
         raise ResourceError(
             f"{folder}: another process is {doing} here. Wait for it, or name another output="
         ) from None
     return file
+
+
+def _lock(file: IO[str]) -> None:
+    """A second try is for whoever only asked `is_held`, which takes an instant."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        time.sleep(0.05)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process has the folder's lock now. Nothing is written, and nobody has to wait."""
+    try:
+        with open(folder / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no lock, or none that can be asked
+        return False
+    return False
 
 
 def _what(experiment: Experiment) -> dict[str, Any]:
