@@ -14,15 +14,18 @@ _LETTERS = "À-ÖØ-öø-ÿА-яЁё"
 _MARKS = "‘’“”–—…"
 _CHINESE = "、。《》「」『』【】！（），：；？～\u4e00-\u9fff"
 _ASCII = " -Z\\\\-~"  # without [, with which the special tokens begin
-_CUT = f"!-/:-@\\[-`{{-~{_MARKS}"  # what BERT takes for punctuation
 _words_only = re.compile(f"[{_ASCII}{_LETTERS}{_MARKS}]*")
 _chars_only = re.compile(f"[{_ASCII}{_LETTERS}{_MARKS}{_CHINESE}]*")
-_word = re.compile(f"[{_CUT}]|[^ {_CUT}]+")
+_punctuation = re.compile(f"[!-/:-@\\[-`{{-~{_MARKS}]")  # what BERT takes for it
 
 
 def words(text: str, lower: bool) -> list[str]:
     """Between blanks and around each punctuation mark; none of a text that is not plain."""
-    return _word.findall(text.lower() if lower else text) if _words_only.fullmatch(text) else []
+    if not _words_only.fullmatch(text):
+        return []
+    for mark in set(_punctuation.findall(text)):
+        text = text.replace(mark, f" {mark} ")
+    return (text.lower() if lower else text).split()
 
 
 def characters(text: str, lower: bool) -> list[str]:
