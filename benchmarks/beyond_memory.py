@@ -1,8 +1,8 @@
 """Preparing and training from a file larger than the memory allowed: what stays resident, and how soon a killed run
 goes on.
 
-`bigmodel train` reads a file of generated texts in a process that may allocate a quarter of its size (RLIMIT_DATA; mapped
-files are the kernel's to keep or drop). Mid-epoch it is killed, and the same command started again.
+`bigmodel train` reads a file of generated texts in a process that may allocate a quarter of its size (RLIMIT_DATA;
+mapped files are the kernel's to keep or drop). Mid-epoch it is killed, and the same command started again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=4.3, help="size of the file")
     parser.add_argument("--limit", type=int, default=1024, help="MiB the process may allocate")
-    parser.add_argument("--model", default="textcnn", choices=["textcnn", "lstm"])
+    parser.add_argument("--model", default="lstm", choices=["textcnn", "lstm"])
     parser.add_argument("--seconds", type=float, default=60.0, help="of training before it is killed, and after")
     parser.add_argument("--finish", action="store_true", help="then train to the end of the epoch, and test")
     parser.add_argument("--folder", type=Path, default=None, help="where the files go; needs five times --gigabytes")
