@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import statistics
@@ -36,6 +37,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=1024, help="MiB the process may allocate")
     parser.add_argument("--model", default="lstm", choices=["textcnn", "lstm"])
     parser.add_argument("--seconds", type=float, default=60.0, help="of training before it is killed, and after")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--max-texts", type=int, default=1_000_000, help="that the vocabulary is learnt from")
     parser.add_argument("--finish", action="store_true", help="then train to the end of the epoch, and test")
     parser.add_argument("--folder", type=Path, default=None, help="where the files go; needs five times --gigabytes")
     parser.add_argument("--keep", action="store_true", help="leave the files; a second call uses them")
@@ -56,7 +59,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     size = source.stat().st_size
     print(f"{size / 1e9:.2f} GB, {size / options.limit / MIB:.1f} times the {options.limit} MiB allowed", flush=True)
     shutil.rmtree(folder / "run", ignore_errors=True)
-    command = train(folder, options.model)
+    command = train(folder, options)
 
     first = Watched(command, options.limit)
     began = first.when(STEP)
@@ -88,12 +91,23 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     )
 
 
-def train(folder: Path, model: str) -> list[str]:
+def train(folder: Path, options: argparse.Namespace) -> list[str]:
     experiment: dict[str, Any] = {
         "task": "text-classification",
-        "data": {"train": str(folder / "reviews.csv"), "text": "text", "label": "label"},
-        "model": {"type": model},
-        "train": {"epochs": 1, "precision": "fp32", "checkpoint_every": 20, "threads": 1},
+        "data": {
+            "train": str(folder / "reviews.csv"),
+            "text": "text",
+            "label": "label",
+            "tokenizer": {"max_texts": options.max_texts},
+        },
+        "model": {"type": options.model},
+        "train": {
+            "epochs": 1,
+            "batch_size": options.batch_size,
+            "precision": "fp32",
+            "checkpoint_every": 20,
+            "threads": 1,
+        },
         "output": str(folder / "run"),
     }
     file = folder / "experiment.yaml"
@@ -113,6 +127,7 @@ class Watched:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"},  # Arrow's own reserves what it does not use
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit * MIB, limit * MIB)),
         )
         for follow in (self._listen, self._look):
@@ -144,6 +159,7 @@ class Watched:
             if found := next((seconds for seconds, line in self.said if line.startswith(words)), None):
                 return found
             if ended:
+                print("\n".join(table(self.held)))
                 sys.exit(f"it ended before it said '{words}': " + " / ".join(line for _, line in self.said[-3:]))
             time.sleep(0.01)
 
