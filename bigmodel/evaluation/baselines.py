@@ -8,6 +8,7 @@ fixed, so that the numbers are a property of the data, comparable between runs.
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 import warnings
@@ -31,7 +32,7 @@ FEW_ROWS = 100
 MAX_IMAGES = 4000  # training images it sees: enough for what a linear model can learn of pixels
 PIXELS = 28 * 28  # numbers that an image becomes, at most
 ITERATIONS = 50
-IMAGES_AT_ONCE = 1000
+IMAGES_AT_ONCE, TEXTS_AT_ONCE = 1000, 10_000
 ALPHA = 0.05  # of McNemar's test: below it a difference is called beyond noise
 
 
@@ -40,15 +41,15 @@ class Survey:
     """What one pass over the training rows tells."""
 
     labels: Counter[str]
-    known: set[str]
-    """The contents asked about that stand in the training rows too."""
+    known: set[Any]
+    """The contents asked about, or what stands for them, that stand in the training rows too."""
     rows: list[Row]
     """All rows, in their order; a random choice of them where there are more than were asked for."""
 
 
-def survey(training: Training, contents: set[str], content: Callable[[Row], str], most: int | None = None) -> Survey:
+def survey(training: Training, contents: set[Any], content: Callable[[Row], Any], most: int | None = None) -> Survey:
     labels: Counter[str] = Counter()
-    known: set[str] = set()
+    known: set[Any] = set()
 
     def counted() -> Iterator[Row]:
         for row in training():
@@ -81,7 +82,7 @@ def majority(counts: Counter[str], wanted: Sequence[str], source: str) -> dict[s
     return {"label": label, "of": source, "accuracy": accuracy(found, wanted), "macro_f1": macro_f1(found, wanted)}
 
 
-def linear(rows: Sequence[Row], texts: Sequence[str], wanted: Sequence[str], model: Sequence[str]) -> dict[str, Any]:
+def linear(rows: Sequence[Row], texts: Iterable[str], wanted: Sequence[str], model: Sequence[str]) -> dict[str, Any]:
     """Fit on `rows`, answer `texts`, and compare with what `model` answered; {"reason"} where nothing can be fitted."""
     start = time.perf_counter()
     kind = tokenizer.choose(row["text"] for row in rows)
@@ -119,7 +120,7 @@ def _judged(
     }
 
 
-def fit_and_answer(rows: Sequence[Row], texts: Sequence[str], analyzer: str) -> list[str]:
+def fit_and_answer(rows: Sequence[Row], texts: Iterable[str], analyzer: str) -> list[str]:
     """The linear model's label of each text. ValueError where the rows have one label only, or no n-gram at all."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -131,7 +132,11 @@ def fit_and_answer(rows: Sequence[Row], texts: Sequence[str], analyzer: str) -> 
         warnings.simplefilter("ignore", ConvergenceWarning)  # the last bit of the optimum changes no comparison
         svm = LinearSVC(C=C, random_state=0)
         svm.fit(vectorizer.fit_transform([row["text"] for row in rows]), [row["label"] for row in rows])
-    return [str(label) for label in svm.predict(vectorizer.transform(texts))]
+    found: list[str] = []
+    texts = iter(texts)
+    while some := list(itertools.islice(texts, TEXTS_AT_ONCE)):
+        found += map(str, svm.predict(vectorizer.transform(some)))
+    return found
 
 
 def fit_and_answer_images(rows: Sequence[Row], images: Sequence[bytes]) -> tuple[list[str], str]:

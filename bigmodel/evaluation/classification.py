@@ -9,6 +9,7 @@ named apart, so that they do not hide the mistakes that say something of the mod
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from bigmodel.evaluation import baselines, boosting, importance, metrics
 from bigmodel.evaluation.evidence import Evidence
 from bigmodel.evaluation.layout import excerpt, heading, near, table, wide
 from bigmodel.evaluation.metrics import Counts, Floats
-from bigmodel.tasks.base import Answer
+from bigmodel.tasks.base import Answer, Row
 
 WORST = 10
 CONFUSED = 20  # pairs of labels
@@ -54,7 +55,7 @@ def analyse(evidence: Evidence) -> dict[str, Any]:
         "confusion": _confusion(labels, matrix),
         "calibration": _calibration(answers, found, wanted),
         "unknown_labels": unknown,
-        "mistakes": _mistakes(evidence, losses, set(known)),
+        "mistakes": _mistakes(evidence, wanted, losses, set(known)),
         **_beside_training(evidence, found, wanted),
         **importance.of_table(evidence),
     }
@@ -106,18 +107,18 @@ def _calibration(answers: Sequence[Answer], found: Sequence[str], wanted: Sequen
     return {"error": metrics.calibration_error(sure, right), "mean_confidence": sum(sure) / len(sure)}
 
 
-def _mistakes(evidence: Evidence, losses: Floats, known: set[str]) -> dict[str, Any]:
+def _mistakes(evidence: Evidence, wanted: Sequence[str], losses: Floats, known: set[str]) -> dict[str, Any]:
     """How many there are, and those with the highest loss among the rows whose label the model knows."""
     rows, answers = evidence.rows, evidence.answers
-    wrong = [i for i, (row, answer) in enumerate(zip(rows, answers, strict=True)) if row["label"] != answer["label"]]
-    worst = sorted((i for i in wrong if rows[i]["label"] in known), key=lambda i: -losses[i])[:WORST]
+    wrong = [i for i, (label, answer) in enumerate(zip(wanted, answers, strict=True)) if label != answer["label"]]
+    worst = sorted((i for i in wrong if wanted[i] in known), key=lambda i: -losses[i])[:WORST]
     return {
         "rows": len(wrong),
         "worst": [
             {
                 **evidence.where(i),
                 **({"text": excerpt(rows[i]["text"])} if "text" in rows[i] else {}),
-                "wanted": rows[i]["label"],
+                "wanted": wanted[i],
                 "found": answers[i]["label"],
                 "score": answers[i]["score"],
                 "loss": float(losses[i]),
@@ -129,7 +130,11 @@ def _mistakes(evidence: Evidence, losses: Floats, known: set[str]) -> dict[str, 
 
 def _beside_training(evidence: Evidence, found: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
     """What the training rows add: the baselines learnt from them, and which of the tested rows stand among them."""
-    rows, content = evidence.rows, evidence.task.content
+    rows = evidence.rows
+
+    def content(row: Row) -> bytes:  # not the text itself, of which there may be more than memory holds
+        return hashlib.md5(evidence.task.content(row).encode(), usedforsecurity=False).digest()
+
     contents = [content(row) for row in rows]
     most = baselines.MAX_IMAGES if "image" in rows[0] else None
     seen = baselines.survey(evidence.training, set(contents), content, most) if evidence.training else None
@@ -142,7 +147,7 @@ def _beside_training(evidence: Evidence, found: Sequence[str], wanted: Sequence[
     linear: dict[str, Any] = {"reason": "there is none for this kind of input"}
     if "text" in seen.rows[0]:
         evidence.say(f"linear baseline: TF-IDF and a linear SVM on {len(seen.rows):,} training rows")
-        linear = baselines.linear(seen.rows, [row["text"] for row in rows], wanted, found)
+        linear = baselines.linear(seen.rows, (row["text"] for row in rows), wanted, found)
     elif "image" in seen.rows[0]:
         evidence.say(f"linear baseline: logistic regression on the pixels of {len(seen.rows):,} training images")
         linear = baselines.linear_of_images(seen.rows, [row["image"] for row in rows], wanted, found)
@@ -150,7 +155,7 @@ def _beside_training(evidence: Evidence, found: Sequence[str], wanted: Sequence[
     if "features" in seen.rows[0] and evidence.predictor is not None:
         evidence.say(f"baseline: {boosting.NAME} on {len(seen.rows):,} training rows")
         trees = {"boosting": boosting.classifier(evidence.predictor, seen.rows, rows, found)}
-    new = [i for i, text in enumerate(contents) if text not in seen.known]
+    new = [i for i, digest in enumerate(contents) if digest not in seen.known]
     right = sum(found[i] == wanted[i] for i in new)
     also = {"rows": len(rows) - len(new), "accuracy_without": right / len(new) if new else None}
     return {"baselines": {"majority": always, "linear": linear, **trees}, "also_in_training": also}

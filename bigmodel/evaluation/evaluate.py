@@ -21,6 +21,7 @@ from bigmodel.tasks.base import Answer, Row, Task, as_judged
 if TYPE_CHECKING:
     from bigmodel.predictor import Predictor
 
+AT_ONCE = 65_536  # rows that are read, encoded and answered together
 WARM_UP = 8  # rows answered once before the clock runs: first calls load and tune kernels
 
 
@@ -33,17 +34,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Answer the rows and judge the answers. -> the report, JSON-able.
 
-    rows      cleaned, with their targets
+    rows      cleaned, with their targets; gone through several times, and not held
     place     number of a row -> its file and line
     training  makes an iterable of the rows the model learnt from: baselines are fitted on them
     say       told what takes its time
 
     DataError where there is nothing to judge, or a row has no target.
     """
-    rows = rows[:]
     _check(predictor.task, rows, place)
-    questions = [as_judged(predictor.task, row) for row in rows]
-    answers, speed = _answer(predictor, questions)
+    answers, speed = _answer(predictor, rows)
     report = {
         "task": predictor.name,
         "rows": len(rows),
@@ -77,19 +76,26 @@ def _check(task: Task, rows: Sequence[Row], place: Place) -> None:
             )
 
 
-def _answer(predictor: Predictor, questions: Sequence[Row]) -> tuple[list[Answer], dict[str, Any]]:
+def _answer(predictor: Predictor, rows: Sequence[Row]) -> tuple[list[Answer], dict[str, Any]]:
     """Answers in the order of the rows, and how fast they came, encoding included."""
     import torch
 
-    predictor.judge_samples(predictor.encode(questions[:WARM_UP]))
-    start = time.perf_counter()
-    samples = predictor.encode(questions)
-    answers = predictor.judge_samples(samples)
-    seconds = max(time.perf_counter() - start, 1e-9)
-    num_tokens = sum(predictor.task.length(sample) for sample in samples)
+    def questions(start: int, end: int) -> list[Row]:
+        return [as_judged(predictor.task, row) for row in rows[start:end]]
+
+    predictor.judge_samples(predictor.encode(questions(0, WARM_UP)))
+    answers: list[Answer] = []
+    seconds, num_tokens = 1e-9, 0
+    for start in range(0, len(rows), AT_ONCE):
+        asked = questions(start, start + AT_ONCE)
+        began = time.perf_counter()
+        samples = predictor.encode(asked)
+        answers += predictor.judge_samples(samples)
+        seconds += time.perf_counter() - began
+        num_tokens += sum(predictor.task.length(sample) for sample in samples)
     return answers, {
         "seconds": round(seconds, 4),
-        "rows_per_s": round(len(questions) / seconds, 1),
+        "rows_per_s": round(len(answers) / seconds, 1),
         "tokens_per_s": round(num_tokens / seconds, 1),
         "unit": predictor.task.unit,
         "device": predictor.device,

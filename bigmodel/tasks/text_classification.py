@@ -137,22 +137,13 @@ def load_processor(path: Path, config: Any = None) -> Any:
 
 def encode(rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> list[Sample]:
     """`input_ids` int32 (T,), `num_tokens` before the cut; `labels` where the rows have one."""
-    backend, longest = processor.backend_tokenizer, processor.model_max_length
-    if backend.truncation is None or backend.truncation["max_length"] != longest:
-        backend.no_padding()
-        backend.enable_truncation(longest)
     samples: list[Sample] = []
-    for row, encoding in zip(rows, backend.encode_batch_fast([row["text"] for row in rows]), strict=True):
-        ids = np.array(encoding.ids or [processor.unk_token_id], dtype=np.int32)
-        sample: Sample = {"input_ids": ids, "num_tokens": len(ids) + _num_cut(encoding)}
+    for row, (ids, num_cut) in zip(rows, tokenizer.read([row["text"] for row in rows], processor), strict=True):
+        sample: Sample = {"input_ids": np.array(ids, dtype=np.int32), "num_tokens": len(ids) + num_cut}
         if "label" in row:
             sample["labels"] = label_id(row["label"], learnt["label2id"])
         samples.append(sample)
     return samples
-
-
-def _num_cut(encoding: Any) -> int:
-    return sum(len(rest.ids) - sum(rest.special_tokens_mask) for rest in encoding.overflowing)
 
 
 def length(sample: Sample) -> int:

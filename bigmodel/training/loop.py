@@ -34,7 +34,7 @@ from bigmodel.models import lora
 from bigmodel.models.fields import ModelError
 from bigmodel.models.init import initialize
 from bigmodel.predictor import Predictor, autocast
-from bigmodel.tasks.base import Sample
+from bigmodel.tasks.base import Answer, Sample
 from bigmodel.training import attention, healing, precision
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.dropout import BulkDropout
@@ -48,6 +48,7 @@ STOP = "stop"
 FLUSH = 10  # most steps between two looks at the loss, so that a GPU is not waited for at each
 FLUSH_S = 1.0  # seconds between them, where steps are slow
 CHECKPOINT_S = 30.0
+VALIDATED = 65_536  # samples held at once
 
 
 @dataclass(frozen=True)
@@ -286,7 +287,7 @@ class Trainer:
                 self.experiment.task, self.model, self.processor, {}, self.worker.device, self.precision
             )
             own = [
-                predictor.judge_samples(samples.take(range(part, len(samples), parts)))
+                _judged(predictor, samples, range(part, len(samples), parts))
                 for part in owned(self.worker.rank, world, parts)
             ]
         self.model.train()
@@ -337,6 +338,11 @@ class Trainer:
         own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         for name, tensor in weights.items():
             own[name].copy_(tensor)
+
+
+def _judged(predictor: Predictor, samples: Samples, ids: range) -> list[Answer]:
+    starts = range(0, len(ids), VALIDATED)
+    return [answer for at in starts for answer in predictor.judge_samples(samples.take(ids[at : at + VALIDATED]))]
 
 
 class Stop:

@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from bigmodel.errors import DataError
 from bigmodel.experiment import TokenizerConfig
+from bigmodel.tasks import plain, tokenizer
 from bigmodel.tasks import text_classification as task
-from bigmodel.tasks import tokenizer
 from bigmodel.tasks.base import Refused
 from bigmodel.tasks.labels import clean_label, fit_labels
 
@@ -29,6 +30,52 @@ def tokens(processor: Any, text: str) -> list[str]:
     sample = task.encode([{"text": tokenizer.normalize(text)}], processor, {})[0]
     found: list[str] = processor.convert_ids_to_tokens(sample["input_ids"].tolist())
     return found
+
+
+# ---- plain texts, which the library does not see: it is the oracle
+
+letters = st.sampled_from("abcXYZ  '.,-_/\\@é–’”ßЯжй\u0130ΣςǅİªµÀ123[]味道，。！Ａ１\u0300\u00a0\u200b\x7f😀")
+texts = st.lists(
+    st.text(letters, max_size=30) | st.sampled_from(["[PAD] a", "a [UNK]", "Don't, stop!", " "]), max_size=8
+)
+
+
+@pytest.mark.parametrize("kind", ["word", "char"])
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("enclose", [True, False])
+@settings(max_examples=40, deadline=None)
+@given(texts=texts)
+def test_plain_texts_have_the_tokens_that_the_library_finds(kind, lowercase, enclose, texts):
+    processor = processor_of(kind, lowercase, enclose)
+    found = tokenizer.read(texts, processor)
+    oracle = processor.backend_tokenizer.encode_batch(texts)
+    assert [read.ids for read in found] == [encoding.ids or [processor.unk_token_id] for encoding in oracle]
+    cut = [sum(len(rest.ids) - sum(rest.special_tokens_mask) for rest in encoding.overflowing) for encoding in oracle]
+    assert [read.num_cut for read in found] == cut
+
+
+@lru_cache
+def processor_of(kind: str, lowercase: bool, enclose: bool) -> Any:
+    corpus = ["Don't, stop! a abc XYZ é–’ Яжй 12", "味道，好 。！", "a.b-c_d/e@f"] * 2
+    return learn(corpus, kind, enclose, max_length=6, lowercase=lowercase)
+
+
+def test_every_character_that_counts_as_plain_is_cut_and_folded_as_by_the_library():
+    for kind, cut in plain.CUTS.items():
+        backend = processor_of(kind, True, False).backend_tokenizer
+        for text in (f"a{chr(code)}Z" for code in range(0x20, 0x10000) if not 0xD800 <= code < 0xE000):
+            if found := cut(text, True):
+                cleaned = backend.normalizer.normalize_str(text)
+                assert found == [token for token, _ in backend.pre_tokenizer.pre_tokenize_str(cleaned)], ascii(text)
+
+
+@pytest.mark.parametrize("kind", ["word", "char"])
+@pytest.mark.parametrize("config", [{}, {"vocab_size": 20}, {"min_frequency": 4}, {"lowercase": False}])
+def test_words_that_are_counted_here_are_the_vocabulary_that_the_library_learns(kind, config, monkeypatch):
+    corpus = [*ENGLISH, *CHINESE[:1], "A [MASK] here, İstanbul"] * 3
+    counted = learn(corpus, kind, **config)
+    monkeypatch.setattr(tokenizer, "MOSTLY", 2.0)
+    assert counted.backend_tokenizer.to_str() == learn(corpus, kind, **config).backend_tokenizer.to_str()
 
 
 # ---- cleaning
