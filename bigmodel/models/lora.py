@@ -95,13 +95,13 @@ def adapt(model: Any, settings: Settings, seed: int) -> None:
             f"model.lora: a {model.config.model_type} has batch norms, whose averages an adapter cannot hold. Set "
             "model.lora.merge: true, which saves whole weights"
         )
+    model.name_or_path = _lasting(model.name_or_path)  # which peft writes down
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=named,
         modules_to_save=heads or None,
-        base_model_name_or_path=model.config.name_or_path,
     )
     with torch.random.fork_rng(), _without_warnings():
         torch.manual_seed(seed)
@@ -117,6 +117,12 @@ def _without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _lasting(source: str) -> str:
+    """A directory's path from wherever it is opened."""
+    folder = Path(source)
+    return str(folder.absolute()) if folder.is_dir() else source
 
 
 def _is_map(module: nn.Module) -> bool:
@@ -182,6 +188,10 @@ def load(folder: Path, auto_class: Any) -> PreTrainedModel:
         raise ValueError("it is a LoRA adapter, which needs peft: pip install 'bigmodel[lora]'") from None
 
     base = json.loads((folder / CONFIG).read_text("utf-8"))["base_model_name_or_path"]
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(f"it has no {WEIGHTS}; other formats are not read")
+    if Path(base).is_absolute() and not Path(base).is_dir():
+        raise ValueError(f"the model it adapts is not at {base} any more")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with pretrained.quiet():
         model = auto_class.from_pretrained(

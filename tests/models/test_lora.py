@@ -90,7 +90,7 @@ def test_a_base_that_changed_since_is_noticed(tmp_path):
     with pytest.raises(CheckpointError, match="not the weights"):
         Predictor.load(experiment.output_path / "model").check_golden()
     shutil.rmtree(base)
-    with pytest.raises(CheckpointError, match="does not open"):
+    with pytest.raises(CheckpointError, match="does not open: the model it adapts is not at"):
         Predictor.load(experiment.output_path / "model")
 
 
@@ -117,3 +117,20 @@ def test_its_fields_are_checked(tmp_path):
 def test_targets_that_are_not_there_are_named_with_those_that_are(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing here is called q_proj. Maps: dense, key, query, value"):
         trained("text-classification", tmp_path, targets=["q_proj"])
+
+
+def test_weights_in_pickles_are_not_read(tmp_path):
+    experiment, _ = trained("text-classification", tmp_path)
+    folder = experiment.output_path / "model"
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match="it has no adapter_model.safetensors; other formats are not read"):
+        Predictor.load(folder)
+
+
+def test_its_base_is_found_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    members.tiny_bert(tmp_path / "bert")
+    experiment, predictor = trained("text-classification", tmp_path / "work", "bert")
+    monkeypatch.chdir("/")
+    again = Predictor.load(experiment.output_path / "model")
+    assert again.check_golden() > 0
