@@ -27,6 +27,8 @@ import numpy as np
 MIB = 2**20
 BAR_S = 2.0  # from opening the data to the first new step
 SAMPLE_S = 1.0
+# Arrow's own allocator reserves what it does not use; glibc's keeps large freed blocks once it has seen some.
+ALLOCATOR = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_MMAP_THRESHOLD_": str(MIB)}
 PHASES = ("reading and cleaning", "learning labels and vocabulary", "encoding", "validation:", "testing", "training")
 OPENED, STARTED, STEP = "data found prepared", "training ", "step "  # how the lines begin
 
@@ -127,7 +129,7 @@ class Watched:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system"},  # Arrow's own reserves what it does not use
+            env=os.environ | ALLOCATOR,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit * MIB, limit * MIB)),
         )
         for follow in (self._listen, self._look):

@@ -75,11 +75,19 @@ def distribute(cleaned: Sequence[tuple[str, Path]], folder: Path, config: SplitC
                 before = int(ends[-1])
             duplicates.add(md5s, targets, places)
             num_rows += batch.num_rows
-            rows = pa.table(batch.drop_columns([arrow.MD5, arrow.SIZE, arrow.TARGET]))
+            rows = _freed(pa.table(batch.drop_columns([arrow.MD5, arrow.SIZE, arrow.TARGET])))
             for place, part in enumerate(parts):
                 part.add(rows.filter(pa.array(places == place)))
         counts = {"rows": num_rows, **duplicates.count()}
     return counts | {"splits": {part.split: part.close() for part in parts}}
+
+
+def _freed(rows: pa.Table) -> pa.Table:
+    """With names of files of their own: those that were read with a batch keep all of it in memory."""
+    (column,) = rows.column(arrow.FILE).chunks
+    names = pa.array(column.dictionary.to_pylist(), column.dictionary.type)
+    place = rows.schema.get_field_index(arrow.FILE)
+    return rows.set_column(place, rows.field(place), pa.DictionaryArray.from_arrays(column.indices, names))
 
 
 def _characters(paths: Iterable[Path]) -> int:
