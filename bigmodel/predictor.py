@@ -63,6 +63,7 @@ class Predictor:
         model: Any
         try:
             if models.lora.is_adapter(path):
+                _check_base(path, info)
                 model = models.lora.load(path, auto_class)
             else:
                 model = auto_class.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
@@ -187,14 +188,10 @@ class Predictor:
 
     def check_golden(self) -> int:
         """Compare the weights' digests, answer the stored inputs again; CheckpointError if one differs. -> how many."""
-        from bigmodel.models import lora
-
         path = Path(self.model.config.name_or_path) / GOLDEN
         for name, digest in self.info.get("weights", {}).items():
             if _digest(path.with_name(name)) != digest:
                 raise CheckpointError(f"{path.with_name(name)}: these are not the weights that training wrote")
-        if (base := lora.base_of(path.parent)) and _digests(base) != self.info.get("base", {}):
-            raise CheckpointError(f"{base}: these are not the weights that training began from")
         if not path.exists():
             return 0
         golden = [json.loads(line, object_hook=_from_json) for line in path.read_text("utf-8").splitlines()]
@@ -250,6 +247,14 @@ def difference(stored: Any, found: Any, tolerance: float) -> str:
         far = abs(stored - found) > tolerance * max(1.0, abs(stored))
         return f"{found:.6f} instead of {stored:.6f}" if far else ""
     return "" if stored == found else f"{found!r:.60} instead of {stored!r:.60}"
+
+
+def _check_base(path: Path, info: Mapping[str, Any]) -> None:
+    """CheckpointError where the base of an adapter is not what it was trained beside."""
+    from bigmodel.models import lora
+
+    if "base" in info and (base := lora.base_of(path)) and _digests(base) != info["base"]:
+        raise CheckpointError(f"{base}: these are not the weights that the adapter {path} was trained beside")
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -79,7 +79,7 @@ def adapt(model: Any, settings: Settings, seed: int) -> None:
     """
     import peft
 
-    heads = _fresh_modules(model)
+    heads = _modules_of(model, model.fresh | model.head)
     logits = model.get_output_embeddings()
     maps = [
         name
@@ -87,6 +87,8 @@ def adapt(model: Any, settings: Settings, seed: int) -> None:
         if _is_map(module) and module is not logits and not _within(name, heads)
     ]
     named = [name for name in maps if not settings.targets or name.rpartition(".")[2] in settings.targets]
+    if not maps:
+        raise ModelError(f"model.lora: a {model.config.model_type} has no linear maps that it could adapt")
     if not named:
         there = ", ".join(sorted({name.rpartition(".")[2] for name in maps}))
         raise ModelError(f"model.lora.targets: nothing here is called {' or '.join(settings.targets)}. Maps: {there}")
@@ -133,13 +135,13 @@ def _within(name: str, modules: list[str]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
-def _fresh_modules(model: PreTrainedModel) -> list[str]:
-    """The modules that no checkpoint had, such as the head; of modules within modules the outermost."""
-    fresh: frozenset[str] = getattr(model, "fresh", frozenset())
+def _modules_of(model: PreTrainedModel, parameters: frozenset[str]) -> list[str]:
+    """The modules of parameters that are trained as they are, such as the head; of modules within modules the
+    outermost."""
     names: list[str] = []
     for name, module in model.named_modules():
         inside = [f"{name}.{p}" for p, _ in module.named_parameters()]
-        if name and inside and fresh.issuperset(inside) and not _within(name, names):
+        if name and inside and parameters.issuperset(inside) and not _within(name, names):
             names.append(name)
     return names
 
@@ -172,7 +174,7 @@ def base_of(folder: Path) -> Path | None:
     """The directory of the adapter's base; None of a name on the hub, and where there is no adapter."""
     if not is_adapter(folder):
         return None
-    base = Path(pretrained.locate(json.loads((folder / CONFIG).read_text("utf-8"))["base_model_name_or_path"]))
+    base = Path(pretrained.locate(json.loads((folder / CONFIG).read_text("utf-8"))["base_model_name_or_path"] or ""))
     return base if base.is_dir() else None
 
 
@@ -187,18 +189,27 @@ def load(folder: Path, auto_class: Any) -> PreTrainedModel:
     except ImportError:
         raise ValueError("it is a LoRA adapter, which needs peft: pip install 'bigmodel[lora]'") from None
 
-    base = json.loads((folder / CONFIG).read_text("utf-8"))["base_model_name_or_path"]
+    stored = json.loads((folder / CONFIG).read_text("utf-8"))
+    base = stored.get("base_model_name_or_path")
+    if not base or stored.get("peft_type") != "LORA":
+        raise ValueError(f"{CONFIG} is not of a LoRA adapter that names its base")
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f"it has no {WEIGHTS}; other formats are not read")
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise ValueError(f"the model it adapts is not at {base} any more")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with pretrained.quiet():
-        model = auto_class.from_pretrained(
+        model, info = auto_class.from_pretrained(
             pretrained.locate(base), config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
-            ignore_mismatched_sizes=True,
+            ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
-    with _without_warnings():
-        whole: PreTrainedModel = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    drawn = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
+    if lacking := sorted(name for name in drawn if not _within(name, stored.get("modules_to_save") or [])):
+        raise ValueError(f"its base {base} has not the weights it was trained with: {', '.join(lacking[:3])}")
+    try:
+        with _without_warnings():
+            whole: PreTrainedModel = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except Exception as e:  # peft says it in many ways
+        raise ValueError(f"the adapter does not fit its base {base}: {root_message(e)}") from None
     whole.config.name_or_path = str(folder)
     return whole

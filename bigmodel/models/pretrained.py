@@ -27,6 +27,10 @@ def read_config(source: str) -> PreTrainedConfig:
     here = source != "" and folder.is_dir()
     if not here and (problem := _path_problem(source)):
         raise ModelError(f"model.pretrained: {problem}")
+    if here and (folder / "adapter_config.json").is_file() and not (folder / "model.safetensors").is_file():
+        raise ModelError(
+            f"model.pretrained: {source} is a LoRA adapter without its base: train it with model.lora.merge: true"
+        )
     if here and not any(folder.glob("*.safetensors")):
         hint = f". Did you mean {source.rstrip('/')}/model?" if (folder / "model" / "config.json").is_file() else ""
         raise ModelError(
@@ -65,9 +69,9 @@ def _path_problem(source: str) -> str | None:
 def load(source: str, auto_class: Any, fields: Mapping[str, Any], learnt: Mapping[str, Any]) -> PreTrainedModel:
     """The model of a checkpoint in fp32, with config `fields` changed, for the labels and the tokenizer of `learnt`.
 
-    The attribute `fresh` of the result names the parameters that do not come from the checkpoint: its head, unless that
-    was trained for the same labels. Raises ModelError where the tokenizer knows more tokens than the model, and where
-    the weights cannot be read.
+    Of the result, `head` names the parameters shaped by the labels, `fresh` those that do not come from the checkpoint:
+    the head, unless it was trained for the same labels. Raises ModelError where the tokenizer knows more tokens than
+    the model, and where the weights cannot be read.
     """
     config = read_config(source)
     known_labels = config.id2label
@@ -91,6 +95,7 @@ def load(source: str, auto_class: Any, fields: Mapping[str, Any], learnt: Mappin
         raise ModelError(f"model.pretrained: {source}: its weights are not those that its config.json describes")
     fresh = set(info["missing_keys"]) | mismatched
     model.fresh = frozenset(fresh if config.id2label == known_labels else fresh | head)
+    model.head = frozenset(head)
     return model  # type: ignore[no-any-return]
 
 

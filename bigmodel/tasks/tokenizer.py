@@ -186,6 +186,8 @@ def _quick(processor: Any) -> _Quick | None:
     lower = next((lower for lower in (True, False) if state["normalizer"] == _state(_normalizer(lower))), None)
     if model["type"] != "WordLevel" or kind is None or lower is None or not all("[" in token for token in added):
         return None
+    if processor.model_max_length <= backend.num_special_tokens_to_add(False):
+        return None
     cut, number = plain.CUTS[kind], _Numbers(model["vocab"], model["vocab"][model["unk_token"]]).__getitem__
     one = backend.encode("a")
     place = one.special_tokens_mask.index(0)

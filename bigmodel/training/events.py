@@ -45,6 +45,11 @@ class Events:
         os.replace(part, self._path)
         self._file = open(self._path, "ab")
 
+    def written(self) -> list[Event]:
+        """What the file tells so far."""
+        self._file.flush()
+        return read(self._path) if self._path else []
+
     def write(self, kind: str, **fields: Any) -> None:
         event = {"kind": kind, **fields}
         self._file.write(json.dumps(event).encode() + b"\n")
@@ -97,9 +102,9 @@ class Tail:
         except FileNotFoundError:
             return
         with file:
-            inode = os.fstat(file.fileno()).st_ino
-            if inode != self._inode:
-                self._inode, self._position = inode, max(0, file.read().rfind(START))
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._inode or status.st_size < self._position:
+                self._inode, self._position = status.st_ino, max(0, file.read().rfind(START))
             file.seek(self._position)
             for line in file:
                 if not line.endswith(b"\n"):

@@ -134,4 +134,4 @@ class ExactGradients:
             p.grad = gradient.view_as(p)
         for average, value in zip(self._averages, tensors[len(self._parameters) :], strict=True):
             average.copy_(value.view_as(average).div_(num_shards))
-        return told[0], int(told[1])
+        return told[0].clone(), int(told[1])  # not a view, which would keep the whole gradient

@@ -46,16 +46,16 @@ class Spikes:
 
 
 def decide(
-    found: Unusable, made: Sequence[Decision], train: TrainConfig, largest: int, rows: Any, lr: float
+    found: Unusable, made: Sequence[Decision], train: TrainConfig, largest: int, rows: Any, lr: float, total: int
 ) -> Decision:
     """What to do about a step. `largest` is the number of samples in its largest piece, `rows` where they stand.
 
-    Raises TrainingError where more batches would be passed over than `train.heal` allows, ResourceError where a piece
-    cannot be cut any smaller.
+    Raises TrainingError where more batches would be passed over than `train.heal` allows, or half of the run's `total`,
+    ResourceError where a piece cannot be cut any smaller.
     """
     if not found.memory:
         skipped = [decision["step"] for decision in made if decision["what"] == "skip"]
-        if len(skipped) >= train.heal:
+        if len(skipped) >= train.heal or 2 * (len(skipped) + 1) >= total:
             before = f" Batches passed over before: steps {', '.join(map(str, skipped))}." if skipped else ""
             raise TrainingError(
                 f"{found.why} at step {found.step} (learning rate {lr:g}).{before} Lower optim.lr, set optim.clip, or "
@@ -87,8 +87,12 @@ def rate(step: int, made: Sequence[Decision], train: TrainConfig) -> float:
 
 def out_of_memory(error: BaseException) -> bool:
     """Of a GPU, of this process, or on a CPU of torch's allocator or oneDNN, which have no class for it."""
-    on_cpu = "DefaultCPUAllocator: can't allocate" in str(error) or str(error) == "could not create a primitive"
-    return on_cpu or isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    words = ("DefaultCPUAllocator: can't allocate", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        or any(each in str(error) for each in words)
+        or str(error) == "could not create a primitive"
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -28,7 +28,7 @@ from bigmodel import models, mup, optim, tasks
 from bigmodel.data.arrow import Samples
 from bigmodel.data.order import Order, generator, shard
 from bigmodel.data.prepare import Prepared, open_prepared
-from bigmodel.errors import ConfigError, Interrupted
+from bigmodel.errors import CheckpointError, ConfigError, Interrupted
 from bigmodel.experiment import Experiment
 from bigmodel.models import lora
 from bigmodel.models.fields import ModelError
@@ -36,7 +36,7 @@ from bigmodel.models.init import initialize
 from bigmodel.predictor import Predictor, autocast
 from bigmodel.tasks.base import Answer, Sample
 from bigmodel.training import attention, healing, precision
-from bigmodel.training.checkpoint import Checkpoints
+from bigmodel.training.checkpoint import Checkpoint, Checkpoints
 from bigmodel.training.dropout import BulkDropout
 from bigmodel.training.events import Event, Events, Listener, read
 from bigmodel.training.exact import ExactGradients, owned
@@ -135,10 +135,11 @@ class Trainer:
 
     def measure_precision(self) -> tuple[str, dict[str, float]]:
         """The quicker one for the first batch, and the seconds of both."""
-        batch = self.batch(self.pieces(self.order.batch(0), 0)[0][0], 0)
-        return precision.choose(
-            self.model, self.worker.device, lambda: self.task.loss(self.model, batch, self.experiment)
-        )
+        with self.in_memory(self.progress.step):
+            batch = self.batch(self.pieces(self.order.batch(0), 0)[0][0], 0)
+            return precision.choose(
+                self.model, self.worker.device, lambda: self.task.loss(self.model, batch, self.experiment)
+            )
 
     def trained(self) -> list[Tensor]:
         return [p for p in self.model.parameters() if p.requires_grad]
@@ -154,14 +155,10 @@ class Trainer:
             group["lr"] = lr * group["lr_scale"]
 
         ids = self.order.batch(step)
-        try:
+        with self.in_memory(step):
             loss, padded = self.gradients(ids, epoch, step)
-        except (RuntimeError, MemoryError) as e:
-            if not healing.out_of_memory(e):
-                raise
-            raise healing.Unusable(step + 1, healing.first_line(e), memory=True) from e
-        norm = self.clip()
-        optimizer.step()
+            norm = self.clip()
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.update_average(step)
 
@@ -178,6 +175,16 @@ class Trainer:
             "tokens": tokens,
             "padded": padded,
         }
+
+    @contextmanager
+    def in_memory(self, step: int) -> Iterator[None]:
+        """Unusable where what is inside does not fit into memory."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as e:
+            if not healing.out_of_memory(e):
+                raise
+            raise healing.Unusable(step + 1, healing.first_line(e), memory=True) from e
 
     def clip(self) -> Tensor:
         """Limit the gradient's global norm. -> what it was."""
@@ -405,9 +412,9 @@ def in_parts(
         while True:
             trainer = Trainer(experiment, open_prepared(prepared), worker, decisions=decisions)
             _resume(trainer, checkpoints, events)
-            _decide_precision(trainer, Run(run_path), events)
-            trainer.wrap()
             try:
+                _decide_precision(trainer, Run(run_path), events)
+                trainer.wrap()
                 with saver:
                     yield from _steps(trainer, saver, events, stop, run_path, settled)
                 break
@@ -422,7 +429,7 @@ def in_parts(
 
 def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events) -> None:
     """Take up the newest whole checkpoint, and cut the events back to it."""
-    found, damaged = checkpoints.latest(STEP)
+    found, damaged = _newest(trainer.worker, checkpoints)
     if found is not None:
         trainer.restore(found.tensors)
         trainer.progress = Progress(**found.state)
@@ -443,9 +450,25 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events) -> None:
     )
     for name in damaged:
         events.write("damaged_checkpoint", name=name, used=found.name if found else None)
+    told = {event["step"] for event in events.written() if event["kind"] == "healing"} if trainer.decisions else ()
     for decision in trainer.decisions:
-        if decision["step"] > trainer.progress.step:
+        if decision["step"] > trainer.progress.step and decision["step"] not in told:
             events.write("healing", **decision)
+
+
+def _newest(worker: Worker, checkpoints: Checkpoints) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint as the first worker sees it, and the damaged ones that were passed over. Others might
+    look a moment before or after a save, and all must go on from one step."""
+    if worker.world == 1:
+        return checkpoints.latest(STEP)
+    found, damaged = checkpoints.latest(STEP) if worker.rank == 0 else (None, [])
+    name = [found.name if found else None]
+    dist.broadcast_object_list(name, device=torch.device(worker.device))
+    if name[0] and worker.rank:
+        found = checkpoints.load(name[0])
+        if found is None:
+            raise CheckpointError(f"worker {worker.rank} cannot read the checkpoint {name[0]}, which the first one can")
+    return found, damaged
 
 
 def _heal(trainer: Trainer, run: Run, found: healing.Unusable) -> list[healing.Decision]:
@@ -454,7 +477,7 @@ def _heal(trainer: Trainer, run: Run, found: healing.Unusable) -> list[healing.D
     made = list(trainer.decisions)
     largest = max(map(len, trainer.pieces(trainer.order.batch(step), step)[0]))
     train, rows = trainer.experiment.train, trainer.places(step)
-    made.append(healing.decide(found, made, train, largest, rows, trainer.lr(step)))
+    made.append(healing.decide(found, made, train, largest, rows, trainer.lr(step), trainer.total_steps))
     if worker.rank == 0 or found.memory:  # of a loss all workers know; short of memory may be one alone
         run.write(decisions=Run(run.path).info.get("decisions", {}) | {"healing": made})
     if found.memory and worker.world > 1:

@@ -43,8 +43,7 @@ def _time(model: Any, device: str, loss: Callable[[], Any]) -> dict[str, list[fl
         for precision, taken in times.items():
             start = time.perf_counter()
             with autocast(device, precision):
-                value = loss()
-            value.backward()
+                loss().backward()
             if device != "cpu":
                 torch.cuda.synchronize()
             if repeat:  # the first is a warm-up

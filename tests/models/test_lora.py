@@ -87,8 +87,8 @@ def test_a_base_that_changed_since_is_noticed(tmp_path):
     name = next(name for name in tensors if "query.weight" in name)
     tensors[name][0, 0] += 1e-6
     save_file(tensors, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match="not the weights"):
-        Predictor.load(experiment.output_path / "model").check_golden()
+    with pytest.raises(CheckpointError, match="not the weights that the adapter .* was trained beside"):
+        Predictor.load(experiment.output_path / "model")
     shutil.rmtree(base)
     with pytest.raises(CheckpointError, match="does not open: the model it adapts is not at"):
         Predictor.load(experiment.output_path / "model")
@@ -134,3 +134,34 @@ def test_its_base_is_found_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     again = Predictor.load(experiment.output_path / "model")
     assert again.check_golden() > 0
+
+
+def test_the_head_is_trained_whole_whoever_drew_it(tmp_path):
+    _, merged = trained("text-classification", tmp_path / "a", merge=True)
+    experiment, again = trained("text-classification", tmp_path / "b", str(tmp_path / "a" / "run" / "model"))
+    saved = load_file(experiment.output_path / "model" / "adapter_model.safetensors")
+    assert {name for name in saved if "classifier" in name} == {
+        "base_model.model.classifier.weight",
+        "base_model.model.classifier.bias",
+    }
+    assert again.check_golden() > 0 and merged.check_golden() > 0
+
+
+def test_an_adapter_is_no_base(tmp_path):
+    experiment, _ = trained("text-classification", tmp_path)
+    source = str(experiment.output_path / "model")
+    found = models.problems({"pretrained": source}, "text-classification")
+    assert found == [
+        (
+            "pretrained",
+            f"model.pretrained: {source} is a LoRA adapter without its base: train it with model.lora.merge: true",
+        )
+    ]
+
+
+def test_what_has_no_linear_maps_is_refused(tmp_path):
+    tree = Member("lstm", "text-classification", {"type": "lstm", **members.RECURRENT}).experiment(tmp_path)
+    tree["train"] |= {"epochs": 1, "validate_every": 0}
+    base = fit(Experiment.model_validate(tree)).model
+    with pytest.raises(ConfigError, match="a lstm has no linear maps that it could adapt"):
+        trained("text-classification", tmp_path / "b", str(base))

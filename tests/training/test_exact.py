@@ -49,7 +49,7 @@ def work(rank: int, world: int, meeting: str, tree: dict[str, Any], prepared: Pa
 multiprocessing.get_context("forkserver").set_forkserver_preload(["bigmodel.training.loop"])  # imported once
 
 
-def on(world: int, experiment: Experiment, folder: Path) -> tuple[Checkpoint, list[tuple[Any, ...]]]:
+def on(world: int, experiment: Experiment, folder: Path, work: Any = work) -> tuple[Checkpoint, list[tuple[Any, ...]]]:
     """Train on so many processes, without Ray. -> the last checkpoint, and what the steps and validations tell."""
     prepared = prepare(experiment)
     run = folder / f"on {world}"

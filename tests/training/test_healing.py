@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 import torch
 from contract.members import tiny_bert
 from safetensors.torch import load_file, save_file
-from training.test_exact import on, same_bits
+from training.test_exact import on, same_bits, work
 from training.test_interruption import command, sha256, steps, wait_for_step
 from transformers import AutoTokenizer
 
 from bigmodel.errors import TrainingError
 from bigmodel.experiment import Experiment, TrainConfig
 from bigmodel.training import healing
+from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit
 
@@ -103,6 +105,29 @@ def test_all_workers_go_back_together(poisoned, tmp_path):
     two, theirs = on(2, wanted, tmp_path)
     assert theirs == told and same_bits(alone, two)
     assert len(healed(tmp_path / "on 2")) == 2
+
+
+def work_with_a_slow_disk(*given: Any) -> None:
+    save = Checkpoints.save
+
+    def slowly(self: Checkpoints, *saved: Any) -> None:
+        time.sleep(0.3)
+        save(self, *saved)
+
+    Checkpoints.save = slowly  # type: ignore[method-assign]
+    work(*given)
+
+
+def test_all_workers_go_back_to_one_step_while_a_save_is_under_way(poisoned, tmp_path):
+    wanted = poisoned("train.epochs=2", "train.exact=true", "train.checkpoint_every=1")
+    alone, told = on(0, wanted, tmp_path)
+    two, theirs = on(2, wanted, tmp_path, work_with_a_slow_disk)
+    assert theirs == told and same_bits(alone, two)
+
+
+def test_a_run_whose_every_batch_is_bad_has_no_model(poisoned):
+    with pytest.raises(TrainingError, match="the loss is nan at step"):
+        fit(poisoned("train.epochs=1", "train.batch_size=60"))
 
 
 def test_a_spike_is_measured_by_the_steps_before_it():
