@@ -29,6 +29,7 @@ from typing import Any
 
 import yaml
 
+from bigmodel.data.files import digest
 from bigmodel.demonstration import DEMOS, demo_of
 from bigmodel.experiment import Experiment
 from bigmodel.training.checkpoint import MANIFEST, Checkpoints
@@ -205,7 +206,9 @@ def hashes(output: Path) -> dict[str, str]:
     tensors = {file: entry for file, entry in manifest.items() if file != "state.json"}
     events = [event for event in read(output / "events.jsonl") if event["kind"] in ("step", "validation")]
     return {
-        "model directory": sha256([(path.name, digest(path)) for path in sorted(output.glob("model/*")) if same(path)]),
+        "model directory": sha256(
+            [(path.name, digest(str(path))) for path in sorted(output.glob("model/*")) if same(path)]
+        ),
         "newest checkpoint": sha256([newest.name, tensors, without_times(newest.state)]),
         "events": sha256([without_times(event) for event in events]),
     }
@@ -218,10 +221,6 @@ def same(path: Path) -> bool:
 
 def without_times(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in TIMES | {"events"}}
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def sha256(value: Any) -> str:

@@ -110,8 +110,7 @@ class Predictor:
         from bigmodel.models import lora
 
         if lora.is_adapted(self.model):
-            settings = self.info["experiment"]["model"]["lora"]
-            self.model = lora.save(self.model, folder, settings.get("merge", False))
+            self.model = lora.save(self.model, folder)
         else:
             self.model.save_pretrained(folder)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from bigmodel.experiment import Experiment
 from bigmodel.history.record import Record, number, open_run, section
-from bigmodel.history.sections import Sections, aligned, clock, count, moment, put_sections, value
+from bigmodel.history.sections import Sections, aligned, clock, count, counted, moment, put_sections, value
 from bigmodel.training.display import LINE_S, in_words
 from bigmodel.training.events import Event, Tail
 
@@ -57,8 +57,8 @@ def progress(record: Record) -> list[str]:
     machine = [
         str(start.get("node", "")),
         str(start.get("device", "")),
-        _counted(start.get("threads"), "thread"),
-        _counted(start.get("workers"), "worker"),
+        counted(start.get("threads"), "thread"),
+        counted(start.get("workers"), "worker"),
         f"pid {start['pid']}" if record.is_active and "pid" in start else "",
     ]
     return aligned(
@@ -152,10 +152,6 @@ def told(event: Event) -> str:
         return in_words(event)
     except (KeyError, TypeError, ValueError, AttributeError):
         return " ".join(f"{name} {each}" for name, each in event.items())
-
-
-def _counted(num: object, noun: str) -> str:
-    return f"{num} {noun}{'' if num == 1 else 's'}" if num else ""
 
 
 def _holds(path: Path) -> bool:

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from bigmodel.errors import ConfigError
 from bigmodel.evaluation.layout import console, printable, put, table
 from bigmodel.history.record import DEPTH, Record, find
-from bigmodel.history.sections import clock, moment, value
+from bigmodel.history.sections import clock, counted, moment, value
 
 HEADER = ("run", "task", "model", "state", "progress", "best", "started", "took", "where")
 RIGHT = {7}  # columns that end at the same cell
@@ -56,7 +56,7 @@ def cells(record: Record) -> list[str]:
     """The same for people, in the order of HEADER."""
     told = facts(record)
     done, total = record.step, record.total_steps
-    where = [told["node"], f"pid {told['pid']}" if told["pid"] else "", _workers(told["workers"])]
+    where = [told["node"], f"pid {told['pid']}" if told["pid"] else "", counted(told["workers"], "worker")]
     return [
         printable(cell)
         for cell in (
@@ -71,10 +71,6 @@ def cells(record: Record) -> list[str]:
             ", ".join(str(part) for part in where if part),
         )
     ]
-
-
-def _workers(num: object) -> str:
-    return f"{num} worker{'' if num == 1 else 's'}" if num else ""
 
 
 def _put(rows: list[list[str]]) -> None:

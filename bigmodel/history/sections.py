@@ -43,5 +43,10 @@ def value(metric: object) -> str:
     return f"{metric:.4f}" if isinstance(metric, float) else str(metric)
 
 
+def counted(num: object, noun: str) -> str:
+    """1 worker, 2 workers; nothing of none."""
+    return f"{num} {noun}{'' if num == 1 else 's'}" if num else ""
+
+
 def count(num: object) -> str:
     return f"{num:,}" if isinstance(num, int) else str(num)

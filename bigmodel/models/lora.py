@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from bigmodel.models import pretrained
 from bigmodel.models.fields import ModelError, Problem, root_message, suggest
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS = pretrained.ADAPTER, "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,10 @@ def adapt(model: Any, settings: Settings, seed: int) -> None:
     with torch.random.fork_rng(), _without_warnings():
         torch.manual_seed(seed)
         try:
-            model.adapted = (peft.get_peft_model(model, config),)  # in a tuple: a module inside itself has no end
+            adapted = peft.get_peft_model(model, config)
         except ValueError as e:
             raise ModelError(f"model.lora: {root_message(e)}") from None
+    model.adapted = (adapted, settings)  # in a tuple: a module inside itself has no end
 
 
 @contextmanager
@@ -150,18 +151,19 @@ def is_adapted(model: nn.Module) -> bool:
     return hasattr(model, "adapted")
 
 
-def save(model: Any, folder: Path, merge: bool) -> PreTrainedModel:
-    """Write the adapter as peft does, or whole weights with the adapter in a folder of theirs. -> the merged model.
+def save(model: Any, folder: Path) -> PreTrainedModel:
+    """Write the adapter as peft does, or where `merge` is set whole weights with the adapter in a folder of theirs.
+    -> the merged model.
 
     Merged, with W + (alpha / rank) B A in the place of W, it is as quick as its base was.
     """
-    adapted = model.adapted[0]
-    adapter = folder / "adapter" if merge else folder
+    adapted, settings = model.adapted
+    adapter = folder / "adapter" if settings.merge else folder
     adapted.save_pretrained(adapter, save_embedding_layers=False)
     (adapter / "README.md").unlink(missing_ok=True)  # peft's own, a form to be filled in
     del model.adapted
     whole: PreTrainedModel = adapted.merge_and_unload()
-    if merge:
+    if settings.merge:
         whole.save_pretrained(folder)
     else:
         whole.config.save_pretrained(folder)
@@ -198,13 +200,10 @@ def load(folder: Path, auto_class: Any) -> PreTrainedModel:
     if Path(base).is_absolute() and not Path(base).is_dir():
         raise ValueError(f"the model it adapts is not at {base} any more")
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with pretrained.quiet():
-        model, info = auto_class.from_pretrained(
-            pretrained.locate(base), config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
-            ignore_mismatched_sizes=True, output_loading_info=True,
-        )  # fmt: skip
-    drawn = {*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}
-    if lacking := sorted(name for name in drawn if not _within(name, stored.get("modules_to_save") or [])):
+    model, missing, mismatched = pretrained.open_weights(base, auto_class, config)
+    if lacking := sorted(
+        name for name in missing | mismatched if not _within(name, stored.get("modules_to_save") or [])
+    ):
         raise ValueError(f"its base {base} has not the weights it was trained with: {', '.join(lacking[:3])}")
     try:
         with _without_warnings():

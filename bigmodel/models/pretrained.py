@@ -18,6 +18,7 @@ from transformers.utils import logging
 from bigmodel.models.fields import ModelError, Problem, fit, root_message
 
 Shapes = dict[str, torch.Size]
+ADAPTER = "adapter_config.json"  # of peft: a folder with it holds no whole weights
 
 
 def read_config(source: str) -> PreTrainedConfig:
@@ -27,7 +28,7 @@ def read_config(source: str) -> PreTrainedConfig:
     here = source != "" and folder.is_dir()
     if not here and (problem := _path_problem(source)):
         raise ModelError(f"model.pretrained: {problem}")
-    if here and (folder / "adapter_config.json").is_file() and not (folder / "model.safetensors").is_file():
+    if here and (folder / ADAPTER).is_file() and not (folder / "model.safetensors").is_file():
         raise ModelError(
             f"model.pretrained: {source} is a LoRA adapter without its base: train it with model.lora.merge: true"
         )
@@ -81,22 +82,28 @@ def load(source: str, auto_class: Any, fields: Mapping[str, Any], learnt: Mappin
         )
     config = changed(config, {**fields, **_taught(learnt)})
     try:
-        with quiet():
-            model, info = auto_class.from_pretrained(
-                locate(source), config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
-                ignore_mismatched_sizes=True, output_loading_info=True,
-            )  # fmt: skip
+        model, missing, mismatched = open_weights(source, auto_class, config)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as e:
         raise ModelError(f"model.pretrained: {source} cannot be opened: {root_message(e)}") from None
 
     head = label_shaped(auto_class, config)
-    mismatched = {entry[0] for entry in info["mismatched_keys"]}
     if mismatched - head:
         raise ModelError(f"model.pretrained: {source}: its weights are not those that its config.json describes")
-    fresh = set(info["missing_keys"]) | mismatched
+    fresh = missing | mismatched
     model.fresh = frozenset(fresh if config.id2label == known_labels else fresh | head)
     model.head = frozenset(head)
     return model  # type: ignore[no-any-return]
+
+
+def open_weights(source: str, auto_class: Any, config: PreTrainedConfig) -> tuple[Any, set[str], set[str]]:
+    """The model of a config in fp32 with the weights of a checkpoint, the parameters that are missing there, and those
+    that have another shape; both are drawn at random. Raises whatever a damaged file makes of it."""
+    with quiet():
+        model, info = auto_class.from_pretrained(
+            locate(source), config=config, dtype=torch.float32, trust_remote_code=False, use_safetensors=True,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+    return model, set(info["missing_keys"]), {entry[0] for entry in info["mismatched_keys"]}
 
 
 @contextmanager

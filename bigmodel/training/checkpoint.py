@@ -74,7 +74,7 @@ class Checkpoints:
             self._write(f"{folder}/{MANIFEST}.part", [json.dumps(manifest).encode()])
             self._fs.move(f"{folder}/{MANIFEST}.part", f"{folder}/{MANIFEST}")
             self._settle(folder)
-            if self._manifest(name) != manifest or not self.is_whole(name):
+            if self._manifest(name) != manifest or not self._fits(name, manifest):
                 raise OSError("what is read back is not what was written")
         except (OSError, ValueError) as e:
             self._give_up(name)
@@ -83,8 +83,7 @@ class Checkpoints:
     def is_whole(self, name: str) -> bool:
         """Whether it is published, and every file is as its manifest says."""
         try:
-            manifest = self._manifest(name)
-            return all(self._entry(f"{self._root}/{name}/{file}") == entry for file, entry in manifest.items())
+            return self._fits(name, self._manifest(name))
         except (OSError, ValueError):
             return False
 
@@ -149,6 +148,10 @@ class Checkpoints:
         if entry != {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}:
             raise ValueError(f"{file} is damaged")
         return data
+
+    def _fits(self, name: str, manifest: Mapping[str, Any]) -> bool:
+        """Whether every file is as the manifest says."""
+        return all(self._entry(f"{self._root}/{name}/{file}") == entry for file, entry in manifest.items())
 
     def _entry(self, path: str) -> dict[str, Any]:
         """What a manifest would say of the file."""

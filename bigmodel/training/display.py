@@ -94,14 +94,10 @@ class Display:
         self._task = self._bar.add_task("", total=event["total_steps"], completed=event["step"])
         self._bar.start()
 
-    def _show_damaged_checkpoint(self, event: Event) -> None:
+    def _show_in_words(self, event: Event) -> None:
         self._say(in_words(event))
 
-    def _show_decision(self, event: Event) -> None:
-        self._say(in_words(event))
-
-    def _show_healing(self, event: Event) -> None:
-        self._say(in_words(event))
+    _show_damaged_checkpoint = _show_decision = _show_healing = _show_validation = _show_early_stop = _show_in_words
 
     def _show_step(self, event: Event) -> None:
         text = in_words(event)
@@ -115,12 +111,6 @@ class Display:
         done = step - self._started_at
         seconds = (time.monotonic() - self._began) / done * (self._total - step) if done > 1 else 0
         return f"  {seconds // 60:.0f}:{seconds % 60:02.0f} left" if seconds else ""
-
-    def _show_validation(self, event: Event) -> None:
-        self._say(in_words(event))
-
-    def _show_early_stop(self, event: Event) -> None:
-        self._say(in_words(event))
 
 
 def in_words(event: Event) -> str:

@@ -120,7 +120,7 @@ def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict
         "metrics": best.state["metrics"],
         "fingerprint": prepared.fingerprint,
         "precision": precision,
-        "versions": versions(),
+        "versions": run.info["versions"],
     }
     split = "valid" if prepared.size("valid") else "train"
     golden = [as_judged(trainer.task, row) for row in prepared.rows(split)[:GOLDEN]]

@@ -95,9 +95,5 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def last_losses(events: Sequence[Mapping[str, Any]]) -> list[float]:
     return [event["loss"] for event in events if event["kind"] == "step"][-BEFORE:]

@@ -31,7 +31,7 @@ from bigmodel.data.prepare import Prepared, open_prepared
 from bigmodel.errors import CheckpointError, ConfigError, Interrupted
 from bigmodel.experiment import Experiment
 from bigmodel.models import lora
-from bigmodel.models.fields import ModelError
+from bigmodel.models.fields import ModelError, root_message
 from bigmodel.models.init import initialize
 from bigmodel.predictor import Predictor, autocast
 from bigmodel.tasks.base import Answer, Sample
@@ -184,7 +184,7 @@ class Trainer:
         except (RuntimeError, MemoryError) as e:
             if not healing.out_of_memory(e):
                 raise
-            raise healing.Unusable(step + 1, healing.first_line(e), memory=True) from e
+            raise healing.Unusable(step + 1, root_message(e), memory=True) from e
 
     def clip(self) -> Tensor:
         """Limit the gradient's global norm. -> what it was."""
