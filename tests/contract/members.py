@@ -44,6 +44,8 @@ class Member:
     name: str
     task: str
     model: dict[str, Any]
+    lr: float = 0.005
+    epochs: int = 60
 
     def __str__(self) -> str:
         return f"{self.task}: {self.name}"
@@ -58,8 +60,14 @@ class Member:
             "task": self.task,
             "data": {"train": str(file), "valid": str(file), "split": {"test": 0}, **work.data},
             "model": {key: value(folder / key) if callable(value) else value for key, value in self.model.items()},
-            "optim": {"lr": 0.005},
-            "train": {"epochs": 60, "batch_size": 8, "validate_every": 180, "precision": "fp32", "threads": 1},
+            "optim": {"lr": self.lr},
+            "train": {
+                "epochs": self.epochs,
+                "batch_size": 8,
+                "validate_every": 3 * self.epochs,
+                "precision": "fp32",
+                "threads": 1,
+            },  # fmt: skip
             "output": str(folder / "run"),
         }
 
@@ -253,7 +261,7 @@ LABELS, NUMBERS = "tabular-classification", "tabular-regression"
 PERCEPTRON = {"embedding_size": 8, "hidden_size": 32, "dropout": 0.0}
 COLUMNS = {"embedding_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
            "attention_dropout": 0.0, "dropout": 0.0}  # fmt: skip
-LORA = {"rank": 32, "alpha": 64, "merge": True}
+LORA = {"rank": 16, "alpha": 64, "merge": True}
 MEMBERS = [
     Member("lstm", TEXT, {"type": "lstm", "num_hidden_layers": 2, **RECURRENT}),
     Member("gru", TEXT, {"type": "gru", "pooling": "last", **RECURRENT}),
@@ -278,5 +286,5 @@ MEMBERS = [
     Member("gru", STORY, {"type": "gru_lm", "hidden_size": 64, "embedding_size": 32}),
     Member("a pretrained gpt2", STORY, {"pretrained": tiny_gpt2, "attn_pdrop": 0.0}),
     Member("pretrained", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0}),
-    Member("lora", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0, "lora": LORA}),
+    Member("lora", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0, "lora": LORA}, lr=0.002, epochs=120),
 ]
