@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel import mup, pipeline, tasks
+from bigmodel.errors import CheckpointError, ConfigError
 from bigmodel.experiment import Experiment
 from bigmodel.pipeline import read_json, say, write_json
 from bigmodel.training.run import Run
@@ -42,15 +43,22 @@ def chosen(found: Search, verdict: Verdict | None) -> Trial:
 
 
 def widened(found: Search, winner: Trial, wide: Experiment) -> tuple[Path, None, str]:
-    """The winner of a search on a proxy, at the width it stood for: best.yaml, to be trained."""
-    file = found.folder / "best.yaml"
+    """The winner of a search on a proxy, trained at the width it stood for: as `kept`, without the default, which was
+    trained narrow.
+    """
     experiment = mup.widen(trial_experiment(found, winner), wide).model_copy(update={"output": str(found.best)})
+    file, run = found.folder / "best.yaml", Run(found.best)
     file.write_text(experiment.to_yaml(without={"tune"}), "utf-8")
     width, narrow = mup.width(wide), wide.tune.proxy["hidden_size"]
-    say(
-        f"searched at width {narrow}, carried to width {width} by maximal update parametrisation: not yet trained there"
-    )
-    return file, None, ""
+    say(f"searched at width {narrow}, carried to width {width} by maximal update parametrisation")
+    try:
+        run.refuse_another(experiment)
+    except (ConfigError, CheckpointError):  # of a winner before this one
+        shutil.rmtree(found.best)
+    run = fitted(experiment)
+    if not run.report.exists():
+        pipeline.test(experiment, run)
+    return file, None, shown(run.model)
 
 
 def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None, str]:
@@ -69,15 +77,19 @@ def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None, str
     file.write_text(experiment.to_yaml(without={"tune"}), "utf-8")
     (found.best / "experiment.yaml").write_text(experiment.to_yaml(), "utf-8")
     if not run.finished:
-        from bigmodel.training.fit import fit
-
-        run = fit(experiment)  # a search that ran out of time: to the end, from the last checkpoint
+        run = fitted(experiment)  # a search that ran out of time: to the end, from the last checkpoint
     if run.report.exists():
         return file, read_json(told) or None, shown(run.model)
     test = pipeline.test(experiment, run)
     against = against_default(found, winner, experiment) if test else None
     write_json(told, against or {})
     return file, against, shown(run.model)
+
+
+def fitted(experiment: Experiment) -> Run:
+    from bigmodel.training.fit import fit
+
+    return fit(experiment)
 
 
 def trial_experiment(found: Search, trial: Trial) -> Experiment:

@@ -234,15 +234,23 @@ def begin(file: Path, changes: list[str], stderr: int | None = None) -> subproce
     return subprocess.Popen(command, env=environment, cwd=file.parent, stdout=subprocess.DEVNULL, stderr=stderr)
 
 
-def test_what_a_narrow_proxy_found_is_written_for_the_wide_model(experiment, tmp_path, ray_here, capsys):
+def test_what_a_narrow_proxy_found_trains_the_wide_model(experiment, tmp_path, ray_here, capsys):
     file = tmp_path / "wide.yaml"
     shape = {"type": "transformer", "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 128}
     wide = with_values(experiment("train.epochs=1"), {"model": shape})
     file.write_text(wide.to_yaml())
-    told = tune(file, ["tune.proxy={hidden_size: 16}", "tune.trials=2", "tune.candidates=0"])
+    search = ["tune.proxy={hidden_size: 16}", "tune.candidates=0"]
+    told = tune(file, [*search, "tune.trials=2"])
     searched = yaml.safe_load((tmp_path / "run-tune" / "trials" / "000" / "experiment.yaml").read_text())
     best = Experiment.model_validate(yaml.safe_load((tmp_path / "run-tune" / "best.yaml").read_text()))
     assert (searched["model"]["hidden_size"], best.model["hidden_size"], best.mup.hidden_size) == (16, 64, 16)
     assert best.optim.lr == told["trials"][0]["params"]["optim.lr"]
     assert "carried to width 64" in capsys.readouterr().out
-    assert fit(best).finished
+    model, report = tmp_path / "run-tune" / "best" / "model", tmp_path / "run-tune" / "best" / "report.json"
+    assert told["model"].endswith("run-tune/best/model") and report.exists()
+    assert Predictor.load(model).model.config.hidden_size == 64
+    written = model.stat().st_mtime_ns
+    assert tune(file, [*search, "tune.trials=2"])["model"] == told["model"] and model.stat().st_mtime_ns == written
+    (report.parent / "experiment.yaml").write_text(best.to_yaml().replace("hidden_size: 64", "hidden_size: 32"))
+    tune(file, [*search, "tune.trials=2"])
+    assert model.stat().st_mtime_ns > written, "a run of another winner goes"
