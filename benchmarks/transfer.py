@@ -1,13 +1,15 @@
-"""Does the learning rate found on a narrow encoder hold for a wide one? Standard and maximal update parametrisation.
+"""Does the learning rate found on a narrow model hold for a wide one? Standard and maximal update parametrisation.
 
-    python benchmarks/transfer.py --processes 2                  docs/transfer.svg and a table; 15 to 25 minutes
+    python benchmarks/transfer.py --processes 2                  docs/transfer_encoder.svg and a table; 15 to 25 minutes
+    python benchmarks/transfer.py --model decoder --seeds 1      docs/transfer_decoder.svg
     python benchmarks/transfer.py --widths 64 128 --steps 20     does it work?
 
-Encoders of two layers and several widths, heads of 64, no dropout, learn waimai_10k from scratch with bigmodel's own
-loop: Adam with its defaults, gradients clipped at 1, a rate that is constant after the warm-up, less than one epoch, so
-that every batch is new. All runs of a seed see the same batches; narrow models, which are cheap and noisy, get more
-seeds. The loss is the mean over the last quarter of the steps, then over the seeds; the best rate is the vertex of the
-parabola fitted to the five rates around the lowest loss. At the base width, 64, both parametrisations are the same run.
+Two layers of several widths, heads of 64, no dropout, learn waimai_10k from scratch with bigmodel's own loop, encoders
+the opinion and decoders the next character: Adam with its defaults, gradients clipped at 1, a rate that is constant
+after the warm-up, less than one epoch, so that every batch is new. All runs of a seed see the same batches; narrow
+models, which are cheap and noisy, get more seeds. The loss is the mean over the last quarter of the steps, then over
+the seeds; the best rate is the vertex of the parabola fitted to the five rates around the lowest loss. At the base
+width, 64, both parametrisations are the same run.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ def run(jobs: Sequence[Job], options: dict[str, Any], processes: int, results: P
     with tempfile.TemporaryDirectory() as folder:
         rows, _, what = reviews.reviews(seed=0)
         reviews.write(Path(folder, "train.csv"), rows)
+        Path(folder, "train.txt").write_text("\n".join(text for text, _ in rows), "utf-8")
         print(f"{len(missing)} runs on {what}", flush=True)
         learn(missing[-1], folder, options | {"steps": 1})  # prepares the data
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
@@ -84,26 +87,55 @@ def experiment(job: Job, folder: str, options: dict[str, Any]) -> Any:
 
     return Experiment.model_validate(
         {
-            "task": "text-classification",
-            "data": {
-                "train": f"{folder}/train.csv",
-                "text": "text",
-                "label": "label",
-                "max_length": options["length"],
-                "split": {"valid": 0.0, "test": 0.0},
-                "cache": f"{folder}/prepared",
-            },
-            "model": {
-                "type": "transformer",
-                "hidden_size": job.width,
-                "hidden_dropout_prob": 0.0,
-                "attention_probs_dropout_prob": 0.0,
-            },
             "mup": {"hidden_size": BASE if job.parametrisation == "mup" else None},
             "optim": {"lr": job.lr, "schedule": "constant", "warmup": options["warmup"]},
             "train": {"batch_size": options["batch"], "seed": job.seed, "precision": "fp32", "epochs": 1},
+            **MODELS[options["model"]](job.width, folder, options["length"]),
         }
     )
+
+
+def encoder(width: int, folder: str, length: int) -> dict[str, Any]:
+    return {
+        "task": "text-classification",
+        "data": {
+            "train": f"{folder}/train.csv",
+            "text": "text",
+            "label": "label",
+            "max_length": length,
+            "split": {"valid": 0.0, "test": 0.0},
+            "cache": f"{folder}/prepared",
+        },
+        "model": {
+            "type": "transformer",
+            "hidden_size": width,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+    }
+
+
+def decoder(width: int, folder: str, length: int) -> dict[str, Any]:
+    return {
+        "task": "text-generation",
+        "data": {
+            "train": f"{folder}/train.txt",
+            "max_length": length,
+            "split": {"by": "position", "valid": 0.0, "test": 0.0},
+            "tokenizer": {"type": "char"},
+            "cache": f"{folder}/prepared",
+        },
+        "model": {
+            "type": "transformer",
+            "hidden_size": width,
+            "num_hidden_layers": 2,
+            "num_attention_heads": width // 64,
+            "intermediate_size": 3 * width,
+        },
+    }
+
+
+MODELS = {"encoder": encoder, "decoder": decoder}
 
 
 def best(curve: Curve) -> float:
@@ -128,7 +160,7 @@ def draw(curves: dict[str, dict[int, Curve]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharex=True, sharey=True, layout="constrained")
-    shown = [loss for of in curves.values() for curve in of.values() for loss in curve.values()]
+    shown = [loss for of in curves.values() for curve in of.values() for loss in curve.values() if math.isfinite(loss)]
     for axis, (name, of_width) in zip(axes, curves.items(), strict=True):
         for number, (width, curve) in enumerate(sorted(of_width.items())):
             color = plt.get_cmap("viridis")(number / max(1, len(of_width) - 1) * 0.9)
@@ -138,7 +170,9 @@ def draw(curves: dict[str, dict[int, Curve]], path: Path) -> None:
         axis.set_xscale("log", base=2)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("training loss at the end")
-    axes[0].set_ylim(min(shown) - 0.02, min(max(shown), 0.8) + 0.02)
+    lowest, highest = min(shown), min(max(shown), 2 * statistics.median(shown) - min(shown))
+    margin = (highest - lowest) / 20
+    axes[0].set_ylim(lowest - margin, highest + margin)
     axes[1].plot([], [], ":", color="grey", label="best rate")
     axes[1].legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
@@ -159,6 +193,7 @@ def table(curves: dict[str, dict[int, Curve]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default="encoder")
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256, 512])
     parser.add_argument("--powers", type=int, nargs=2, default=[-15, -8], help="rates are 2^first .. 2^last")
     parser.add_argument("--seeds", type=int, default=3, help="of the two widest; twice as many for the next, and so on")
@@ -166,12 +201,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--length", type=int, default=24, help="tokens read of each text")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=DOCS / "transfer.svg")
+    parser.add_argument("--output", type=Path, help="the picture; by default docs/transfer_MODEL.svg")
     parser.add_argument(
         "--results", type=Path, help="a file of losses: written after each run, and what it holds is not run again"
     )
     args = parser.parse_args(arguments)
-    options = {"steps": args.steps, "warmup": args.steps // 10, "batch": args.batch, "length": args.length}
+    output = args.output or DOCS / f"transfer_{args.model}.svg"
+    options = {
+        "model": args.model,
+        "steps": args.steps,
+        "warmup": args.steps // 10,
+        "batch": args.batch,
+        "length": args.length,
+    }
     rates = [2.0**power for power in range(args.powers[0], args.powers[1] + 1)]
     widths = sorted(args.widths, reverse=True)
     seeds = {width: range(args.seeds * 2 ** max(0, i - 1)) for i, width in enumerate(widths)}
@@ -192,9 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             curves[name][width] = {
                 rate: statistics.mean(losses[Job(known, width, rate, seed)] for seed in seeds[width]) for rate in rates
             }
-    draw(curves, args.output)
+    draw(curves, output)
     print(table(curves))
-    print(f"{options}, seeds by width { ({width: len(seeds[width]) for width in widths}) }; {args.output}")
+    print(f"{options}, seeds by width { ({width: len(seeds[width]) for width in widths}) }; {output}")
     print(f"{time.perf_counter() - began:.0f} s, {args.processes} processes of one thread")
 
 
