@@ -308,8 +308,8 @@ class TuneConfig(Section):
     repeats: Annotated[int, Field(ge=2, le=100)] = 3
     """Further seeds of each candidate and of the default."""
     proxy: dict[str, PositiveInt] = {}
-    """`{hidden_size: 64}` searches on an encoder or decoder of this width; the winner is carried to the width of `model`
-    by maximal update parametrisation, and trained there."""
+    """`{hidden_size: 64}` searches on an encoder or decoder of this width; the winner is carried to the width of
+    `model` by maximal update parametrisation, and trained there."""
 
 
 class DecodeConfig(Section):

@@ -1,0 +1,35 @@
+"""A Ray that starts while its caller does something else."""
+
+import os
+import subprocess
+import sys
+
+SCRIPT = """
+from bigmodel import cluster
+
+with cluster.Ahead() as ahead:
+    {first}
+    joined = not cluster.connect(num_cpus=1)
+    import ray
+    print("joined" if joined else "own", int(ray.is_initialized()))
+    ahead.stop()
+    if not joined:
+        ray.shutdown()
+print("left", int(ray.is_initialized()))
+"""
+
+
+def run(first: str) -> list[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", SCRIPT.format(first=first)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_who_connects_joins_the_ray_that_was_started_ahead_and_it_goes_with_its_owner():
+    assert run("ahead.start()") == ["joined 1", "left 0"]
+
+
+def test_without_a_start_who_connects_gets_a_ray_of_its_own():
+    assert run("pass") == ["own 1", "left 0"]
