@@ -90,6 +90,7 @@ class ExactGradients:
         ]
         self._averages = [buffer for buffer in changing if buffer.is_floating_point()]
         self._counts = [buffer for buffer in changing if not buffer.is_floating_point()]
+        self._sizes = [tensor.numel() for tensor in [*self._parameters, *self._averages]] + [2 + len(self._parameters)]
 
     def __call__(self, ids: Any, epoch: int, step: int) -> tuple[Tensor, int]:
         """-> mean loss of the batch's targets, and its tokens with padding."""
@@ -111,27 +112,31 @@ class ExactGradients:
     def _gradient(
         self, batch: dict[str, Tensor] | None, step: int, number: int, num_targets: float, before: list[Tensor]
     ) -> Tensor:
-        """Of one shard, in a row: gradients, running averages, loss, tokens with padding. Nothing of an empty one."""
+        """Of one shard, in a row: gradients, running averages, loss, tokens with padding, and of each parameter whether
+        it took part. Nothing of an empty one."""
         trainer = self._trainer
         for average, value in zip(self._averages, before, strict=True):
             average.copy_(value)
         if batch is None:
-            size = sum(tensor.numel() for tensor in [*self._parameters, *self._averages]) + 2
-            return torch.zeros(size, device=trainer.worker.device)
+            return torch.zeros(sum(self._sizes), device=trainer.worker.device)
         with trainer.forward(step, number, 0):
             loss = trainer.task.loss(trainer.model, batch, trainer.experiment) / num_targets
             loss.backward()
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
-        told = torch.tensor([float(loss.detach()), float(trainer.task.padded(batch))], device=trainer.worker.device)
-        flat = torch.cat([tensor.reshape(-1) for tensor in [*gradients, *self._averages, told]])
+        took_part = [float(p.grad is not None) for p in self._parameters]
+        told = [float(loss.detach()), float(trainer.task.padded(batch)), *took_part]
+        told_too = torch.tensor(told, device=trainer.worker.device)
+        flat = torch.cat([tensor.reshape(-1) for tensor in [*gradients, *self._averages, told_too]])
         trainer.optimizer.zero_grad(set_to_none=True)
         return flat
 
     def _spread(self, whole: Tensor, num_shards: int) -> tuple[Tensor, int]:
-        """Gradients and running averages to where they belong."""
-        *tensors, told = whole.split([t.numel() for t in [*self._parameters, *self._averages]] + [2])
-        for p, gradient in zip(self._parameters, tensors, strict=False):
-            p.grad = gradient.view_as(p)
+        """Gradients and running averages to where they belong; no gradient where no shard had one, so that weights out
+        of use do not decay."""
+        *tensors, told = whole.split(self._sizes)
+        loss, padded, *took_part = told.tolist()
+        for p, gradient, took in zip(self._parameters, tensors, took_part, strict=False):
+            p.grad = gradient.view_as(p) if took else None
         for average, value in zip(self._averages, tensors[len(self._parameters) :], strict=True):
             average.copy_(value.view_as(average).div_(num_shards))
-        return told[0].clone(), int(told[1])  # not a view, which would keep the whole gradient
+        return torch.tensor(loss, device=whole.device), int(padded)

@@ -20,7 +20,7 @@ from bigmodel.training.checkpoint import Checkpoint, Checkpoints
 from bigmodel.training.events import read
 from bigmodel.training.exact import add_up, nodes, owned, total
 from bigmodel.training.fit import fit
-from bigmodel.training.loop import Worker
+from bigmodel.training.loop import Trainer, Worker
 from bigmodel.training.run import Run
 
 
@@ -153,3 +153,13 @@ def test_a_run_that_grows_and_shrinks_on_the_way_ends_at_the_same_bits(experimen
 def test_more_workers_than_shards_are_refused(experiment):
     with pytest.raises(ConfigError, match=r"exact cuts a batch into 4 shards, too few for workers: 5"):
         experiment("train.exact=true", "train.workers=5")
+
+
+def test_weights_that_nothing_uses_do_not_decay(experiment):
+    wanted = experiment("train.exact=true", "optim.type=adamw", "optim.weight_decay=0.5", "train.precision=fp32")
+    trainer = Trainer(wanted, prepare(wanted), Worker())
+    trainer.model.spare = spare = torch.nn.Parameter(torch.ones(3))
+    trainer.optimizer.add_param_group({**trainer.optimizer.param_groups[0], "params": [spare]})
+    trainer.wrap()
+    trainer.step()
+    assert torch.equal(spare, torch.ones(3))
