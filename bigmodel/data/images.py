@@ -176,7 +176,7 @@ def fetched(record: Record, column: str) -> Record | Bad:
     try:
         data = _read(file := _named(record.source, path))
     except (DataError, ValueError) as error:  # a name with a null character is a ValueError
-        return Bad(record.source, record.line, column, f"{error}"[:300], excerpt(path))
+        return Bad(record.source, record.line, column, " ".join(f"{error}".split())[:300], excerpt(path))
     if data is None:
         return Bad(record.source, record.line, column, f"{file}: has more than {MAX_BYTES >> 20} MB", excerpt(path))
     return Record(record.source, record.line, {**record.values, column: data})
