@@ -7,6 +7,7 @@ free here: its fields belong to the architecture, and `bigmodel.models.problems`
 from __future__ import annotations
 
 import copy
+import datetime
 import math
 import os
 import re
@@ -122,8 +123,11 @@ class TokenizerConfig(Section):
 
 class TableConfig(Section):
     types: dict[str, Literal["number", "category", "boolean", "date", "ignore"]] = {}
-    """Column -> `number`, `category`, `boolean`, `date` (ISO, such as 2024-03-31) or `ignore`, where what is inferred
-    from the training rows is not what is meant. Free text is ignored, and that is said."""
+    """Column -> `number`, `category`, `boolean`, `date` or `ignore`, where what is inferred from the training rows is
+    not what is meant. Free text is ignored, and that is said."""
+    dates: dict[str, str] = {}
+    """Column -> how its dates are written, such as `%d/%m/%Y`. Not given, they are ISO, or as all training rows can be
+    read in one way alone: a day above 12 tells it from the month."""
     missing: list[str] = ["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
     """Words that stand for a missing value."""
     max_categories: Annotated[int, Field(ge=1, le=250)] = 100
@@ -133,6 +137,20 @@ class TableConfig(Section):
     binning: Literal["tree", "quantile"] = "tree"
     """Where the pieces meet: at the splits of a decision tree that tells the label from this number alone, or so that
     each holds as many rows."""
+
+    @model_validator(mode="after")
+    def dates_are_dates(self) -> TableConfig:
+        day = datetime.datetime(2001, 2, 3)
+        for column, form in self.dates.items():
+            try:
+                told = datetime.datetime.strptime(day.strftime(form), form)
+            except ValueError:
+                told = None
+            if told != day:
+                raise ValueError(f"dates: {form!r} of '{column}' does not tell day, month and year, as '%d/%m/%Y' does")
+            if self.types.get(column, "date") != "date":
+                raise ValueError(f"dates has '{column}', of which types says that it is: {self.types[column]}")
+        return self
 
 
 class DataConfig(Section):

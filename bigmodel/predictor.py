@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from bigmodel import tasks
 from bigmodel.errors import CheckpointError, ConfigError, ResourceError
-from bigmodel.tasks.base import Answer, Row, Sample
+from bigmodel.tasks.base import Answer, Row, Sample, unread
 
 Ask = Callable[[Any, Any, Any], list[Answer]]  # model, batch, processor
 T = TypeVar("T")
@@ -165,9 +165,7 @@ class Predictor:
             }
             answers = ask(self._forward, tensors, self.processor)
         for sample, answer in zip(samples, answers, strict=True):
-            read = self.task.length(sample)
-            if sample.get("num_tokens", read) > read:
-                answer |= {"truncated": True, "tokens": int(sample["num_tokens"]), "tokens_read": read}
+            answer |= unread(sample, self.task.length(sample))
         return answers
 
     def inside(self, call: Callable[[], T]) -> T:

@@ -137,7 +137,10 @@ class Endpoint:
                     if answer is not None:
                         self._metrics.answered(1, int("truncated" in answer), time.perf_counter() - began_s)
                         await send(_event(answer, more=False))
-        except Exception:  # the status is sent: what is left to say goes as an event
+        except Refused as refused:  # the status is sent: what is left to say goes as an event
+            self._metrics.refused(422, "invalid_value")
+            await send(_event({"error": {"code": "invalid_value", "message": f"{refused.reason}."}}, more=False))
+        except Exception:
             logger.exception("request failed")
             self._metrics.refused(500, "internal")
             await send(

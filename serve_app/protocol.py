@@ -187,8 +187,9 @@ class Form:
 
     def _refused(self, error: ValidationError) -> Refusal:
         """pydantic's first complaint as one sentence that never repeats the person's text."""
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")[:80]
+        first = _told(error.errors(include_url=False, include_input=False))
+        loc = [part for part in first["loc"] if not _is_alternative(part) or part in self.names]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")[:80]
         kind = first["type"]
         if kind == "extra_forbidden":
             return Refusal(422, "unknown_key", f"{where} is not a key of a request. Keys: {', '.join(self.keys)}.")
@@ -198,6 +199,20 @@ class Form:
             return Refusal(422, "invalid_value", f"{where} {first['ctx']['error']}.")
         wanted = {"string_type": "a string", "list_type": "a list", "model_type": "an object"}.get(kind)
         return Refusal(422, "invalid_type", f"{where} must be {wanted}." if wanted else f"{where}: {first['msg']}.")
+
+
+def _is_alternative(part: int | str) -> bool:
+    """Whether this part of a place is pydantic's name for one of several types that a value may have."""
+    return part == "str" or str(part).startswith("list[")
+
+
+def _told(errors: list[Any]) -> Any:
+    """The first complaint; of a value that may be of several types, the one that got furthest."""
+    first = errors[0]
+    if not _is_alternative(first["loc"][-1]):
+        return first
+    same = [error for error in errors if error["loc"][: len(first["loc"]) - 1] == first["loc"][:-1]]
+    return max(same, key=lambda error: (len(error["loc"]), not error["type"].endswith("_type")))
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from serve_app.endpoint import Endpoint
 from serve_app.metrics import Metrics
 from serve_app.options import ServeOptions
 from serve_app.protocol import Answer, Form, Limits
-from serve_app.streaming import PLACES, STREAMED, Streams
+from serve_app.streaming import PLACES, RUNNING, STREAMED, Streams
 
 SWITCH_S = 0.0005
 """How long a thread may keep Python's lock while another wants it: the model's wants it at every torch call."""
@@ -71,10 +71,10 @@ def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpo
     )
     return Endpoint(
         options.word,
-        streams.ask if streams else ask,
+        streams.ask if streams and predictor.name in RUNNING else ask,
         metrics,
         form,
-        lambda: (streams or batcher).num_waiting,
+        lambda: batcher.num_waiting + (streams.num_waiting if streams else 0),
         options.max_waiting,
         options.retry_after_s,
         streams.stream if streams else None,

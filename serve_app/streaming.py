@@ -22,8 +22,10 @@ from typing import Any, Protocol
 from bigmodel.tasks.base import Row
 from serve_app.protocol import Answer
 
-STREAMED = ("text-generation",)
+STREAMED = ("text-generation", "translation")
 """Tasks whose module has a decoder."""
+RUNNING = ("text-generation",)
+"""Those of them whose whole answers come from the running batch too; of others they are batched when they are whole."""
 PLACES = 16
 """Rows under way at once; others wait for a place."""
 

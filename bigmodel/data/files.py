@@ -4,9 +4,10 @@ import glob
 import gzip
 import hashlib
 import os
+import posixpath
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import IO, Any, cast
@@ -40,8 +41,8 @@ def resolve(spec: str | Iterable[str]) -> list[str]:
     """Names the files that a path, glob, folder, URI, or a list of them stands for: sorted, each once.
 
     A folder stands for the data files directly in it; one that has none, but images in or below it, is one source, and
-    so is a part of an archive.  Aligned files, `train.{de,en}.gz`, are one source and keep that name.  Raises DataError
-    where nothing is found.
+    so is a part of an archive.  A remote folder of images ends in a slash.  Aligned files, `train.{de,en}.gz`, are one
+    source and keep that name.  Raises DataError where nothing is found.
     """
     parts = [spec] if isinstance(spec, str) else list(spec)
     if not parts:
@@ -75,6 +76,8 @@ def aligned(source: str) -> list[str]:
 
 def size(source: str) -> int:
     """Bytes of a source as stored: of a file, of aligned files together, of a folder of images."""
+    if is_remote(source) and is_folder(source):
+        return sum(int(told["size"]) for told in _listed(source).values())
     if (files := stored(source)) != [source]:
         return sum(size(file) for file in files)
     with reading(source):
@@ -85,8 +88,13 @@ def size(source: str) -> int:
 
 
 def digest(source: str) -> str:
-    """SHA-256 of the bytes of a file as stored, in hexadecimal; of several together, over names and bytes."""
+    """SHA-256 of the bytes of a file as stored, in hexadecimal; of several together, over names and bytes; of a remote
+    folder, which would have to be fetched, over names, sizes and times of change."""
     total = hashlib.sha256()
+    if is_remote(source) and is_folder(source):
+        for name, told in _listed(source).items():
+            total.update(f"{name}\0{_stamp(told)}\0".encode())
+        return total.hexdigest()
     if (files := stored(source)) != [source]:
         for file in files:
             total.update(f"{file}\0{digest(file)}\0".encode())
@@ -95,6 +103,20 @@ def digest(source: str) -> str:
         while block := stream.read(BLOCK):
             total.update(block)
     return total.hexdigest()
+
+
+def stamp(file: str) -> str:
+    """Size and time of change, by which a file is known to be still the same. DataError."""
+    with reading(file):
+        if is_remote(file):
+            fs, path = _file_system(file)
+            return _stamp(fs.info(path))
+        stat = os.stat(local(file))
+        return f"{stat.st_size}\0{stat.st_mtime_ns}"
+
+
+def _stamp(told: Mapping[str, Any]) -> str:
+    return f"{told['size']}\0{told.get('mtime') or told.get('created')}"
 
 
 def blocks(source: str, told: bool = True) -> Iterator[bytes]:
@@ -140,38 +162,87 @@ def reading(source: str) -> Iterator[None]:
 
 def suffix(source: str) -> str:
     """The file's extension in lower case, without .gz: "reviews.CSV.gz" -> ".csv"."""
-    name = urlsplit(source).path if is_remote(source) else source
-    return os.path.splitext(name.lower().removesuffix(".gz"))[1]
+    return os.path.splitext(_parted(source)[0].lower().removesuffix(".gz"))[1]
+
+
+def is_image(file: str) -> bool:
+    """By its name."""
+    return _parted(file)[0].lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_folder(source: str) -> bool:
+    return _parted(source)[0].endswith("/") if is_remote(source) else os.path.isdir(source)
+
+
+def within(folder: str, name: str) -> str:
+    """The file of this name in a folder, or in an archive."""
+    start, query = _parted(folder)
+    return f"{start.rstrip('/')}/{name}{query}"
+
+
+def beside(source: str, path: str) -> str:
+    """The file that this path names from the folder in which a source lies."""
+    if not is_remote(source):
+        folder = source.rpartition("/")[0]
+        return path if os.path.isabs(path) or not folder else f"{folder}/{path}"
+    start, query = _parted(source)
+    scheme, _, place = start.partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(posixpath.dirname(place), path))}{query}"
+
+
+def _parted(source: str) -> tuple[str, str]:
+    """A URI without its query, and the query with its mark; a path is whole."""
+    start, mark, query = source.partition("?") if is_remote(source) else (source, "", "")
+    return start, mark + query
 
 
 def archive_part(source: str) -> tuple[str, str] | None:
     """The archive that a source names, and the path in it: "digits.tar.xz/train"; None if it names none."""
-    parts = source.split("/")
+    start, query = _parted(source)
+    parts = start.split("/")
     for end in range(len(parts), 0, -1):
         file = "/".join(parts[:end])
-        if file.lower().endswith(PACKED) and os.path.isfile(local(file)):
-            return file, "/".join(parts[end:])
+        if file.lower().endswith(PACKED) and _is_file(file + query):
+            return file + query, "/".join(parts[end:])
     return None
+
+
+def _is_file(file: str) -> bool:
+    if not is_remote(file):
+        return os.path.isfile(local(file))
+    with reading(file):
+        fs, path = _file_system(file)
+        return bool(fs.isfile(path))
 
 
 def stored(source: str) -> list[str]:
     """The files whose bytes make a source: aligned files, an archive, the images of a folder, or the file itself."""
     if parts := aligned(source):
         return parts
-    if is_remote(source):
-        return [source]
     if cut := archive_part(source):
         return [cut[0]]
-    return [os.path.join(source, name) for name in images_below(source)] if os.path.isdir(source) else [source]
+    return [within(source, name) for name in images_below(source)] if is_folder(source) else [source]
 
 
 def images_below(folder: str) -> list[str]:
     """Paths of the images in and below a folder, from there, sorted; hidden ones are passed over."""
+    if is_remote(folder):
+        return list(_listed(folder))
     found = []
     for at, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [os.path.join(at, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "."]
     return sorted(os.path.relpath(path, folder) for path in found)
+
+
+def _listed(folder: str) -> dict[str, Mapping[str, Any]]:
+    """The images in and below a remote folder, sorted: path from there -> what its file system tells of it."""
+    with reading(folder):
+        fs, path = _file_system(folder)
+        begin = len(path.strip("/")) + 1
+        found = {name.strip("/")[begin:]: told for name, told in fs.find(path, detail=True).items()}
+    shown = (name for name in found if is_image(name) and not any(part[0] == "." for part in name.split("/") if part))
+    return {name: found[name] for name in sorted(shown)}
 
 
 def _first_line(error: Exception) -> str:
@@ -217,8 +288,10 @@ def _file_system(source: str) -> tuple[Any, str]:
         from fsspec.implementations.arrow import ArrowFSWrapper
         from pyarrow.fs import FileSystem
 
-        arrow, path = FileSystem.from_uri(source)
-        return ArrowFSWrapper(arrow), path
+        start, query = _parted(source)
+        bucket, _, key = start.partition("://")[2].partition("/")  # a key may have blanks, which no URI has
+        arrow, root = FileSystem.from_uri(f"{scheme}://{bucket}{query}")
+        return ArrowFSWrapper(arrow), f"{root}/{key}".rstrip("/")
     if scheme not in fsspec.available_protocols():
         raise DataError(f"{source}: no file system is called '{scheme}'. Known: a path, file://, s3://, gs://, hf://")
     try:
@@ -265,7 +338,10 @@ def _expand_remote(spec: str) -> list[str]:
             return [spec]
         if fs.isdir(path):
             names = [name for name in fs.ls(path, detail=False) if _is_data(name)]
-            names = names or _refuse_folder(spec, [])
+            if not names:
+                return [within(spec, "")] if _listed(spec) else _refuse_folder(spec, [])
+        elif archive_part(spec):
+            return [spec]
         else:
             names = [name for name in fs.glob(path) if fs.isfile(name)]
     return [prefix + name.removeprefix("/") + (f"?{query}" if query else "") for name in names]

@@ -1,19 +1,20 @@
 """Images where they lie: folders per class, single files, archives, and the paths in a table's column.
 
-A folder of class folders, or an archive of them, is one source; so is a part of an archive, `digits.tar.xz/train`. Its
-rows come in the order of their names, in an archive in the order they stand there. A row's label is the folder that the
-image lies in. Archives are read from the stream, and nothing is written to disk: no entry can leave a target.
+A folder of class folders, or an archive of them, is one source; so is a part of an archive, `digits.tar.xz/train`. All
+of them may lie in object storage. Rows come in the order of their names, in an archive in the order they stand there.
+A row's label is the folder that the image lies in. Archives are read from the stream, and nothing is written to disk:
+no entry can leave a target.
 """
 
 from __future__ import annotations
 
 import hashlib
 import lzma
-import os
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import PurePosixPath
 from typing import IO
 
@@ -28,20 +29,24 @@ Entry = tuple[str, bytes | None]  # its name; its bytes, unless it is too large 
 
 def holds_images(source: str) -> bool:
     """Whether the source as it is named is an image, a folder, or an archive or a part of one."""
-    return source.lower().endswith(files.IMAGE_SUFFIXES) or os.path.isdir(source) or _cut(source) is not None
+    return files.is_image(source) or files.is_folder(source) or _cut(source) is not None
 
 
 def _cut(source: str) -> tuple[str, str] | None:
     """An archive of images, and the path inside it; None if the source names none. A zip file may hold anything."""
     cut = files.archive_part(source)
-    return cut if cut and (not cut[0].lower().endswith(".zip") or _zip_has_images(cut[0])) else None
+    return cut if cut and (not _is_zip(cut[0]) or _zip_has_images(cut[0])) else None
+
+
+def _is_zip(file: str) -> bool:
+    return files.suffix(file) == ".zip"
 
 
 def _zip_has_images(file: str) -> bool:
     try:
-        with zipfile.ZipFile(file) as archive:
+        with files.seekable(file) as stored, zipfile.ZipFile(stored) as archive:
             return any(name.lower().endswith(files.IMAGE_SUFFIXES) for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile, ValueError):
+    except (DataError, zipfile.BadZipFile, ValueError):
         return False
 
 
@@ -51,7 +56,7 @@ def read_images(source: str) -> Iterator[Record | Bad]:
     for name, data in _entries(source):
         number += 1
         label = PurePosixPath(name).parent.name or None
-        place = f"{source}/{name}" if name else source
+        place = files.within(source, name) if name else source
         advance(num_bytes=len(data or b""))
         if data is None:
             yield Bad(place, number, "image", f"the file has more than {MAX_BYTES >> 20} MB", "")
@@ -87,19 +92,24 @@ def named_by(source: str, items: Iterable[Record | Bad], column: str) -> str:
         if isinstance(item, Record) and path is not None and not isinstance(path, str):
             return ""  # bytes, which are part of the source
         if path:
-            file = _beside(source, path)
             try:
-                stat = os.stat(files.local(file))
-                total.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode("utf-8", "replace"))
-            except (OSError, ValueError):
+                file = _named(source, path)
+                total.update(f"{file}\0{files.stamp(file)}\0".encode("utf-8", "replace"))
+            except (DataError, ValueError):
                 pass  # whoever reads it says why
     return total.hexdigest()
 
 
-def _beside(source: str, path: str) -> str:
-    """A path of a table, from the table's own folder."""
-    folder = source.rpartition("/")[0]
-    return path if os.path.isabs(path) or not folder else f"{folder}/{path}"
+def _named(source: str, path: str) -> str:
+    """The file that a table names: by a path from the table's own folder, or as a whole URI of object storage."""
+    scheme, is_uri, _ = path.partition("://")
+    if is_uri and scheme not in files.ARROW_SCHEMES:
+        raise DataError("an address is not followed: name a file, or an object, as in s3://bucket/cat.png")
+    if is_uri:
+        return path
+    if files.is_remote(source) and path.startswith("/"):
+        raise DataError("a path from the root means nothing where the table lies: name it from the table, or in full")
+    return files.beside(source, path)
 
 
 def _entries(source: str) -> Iterator[Entry]:
@@ -114,9 +124,9 @@ def _entries(source: str) -> Iterator[Entry]:
             ):
                 yield str(path.relative_to(inside)), data
         return
-    if os.path.isdir(source):
+    if files.is_folder(source):
         for name in files.images_below(source):
-            yield name, _read(os.path.join(source, name))
+            yield name, _read(files.within(source, name))
         return
     yield "", _read(source)
 
@@ -134,8 +144,9 @@ def _whole(stream: IO[bytes] | None) -> bytes | None:
 
 def _archived(file: str) -> Iterator[Entry]:
     try:
-        with files.seekable(file) as stream:
-            yield from _zipped(stream) if file.lower().endswith(".zip") else _taped(stream)
+        with files.seekable(file) as stored:
+            stream = BufferedReader(stored, files.BLOCK)  # type: ignore[type-var]  # each read may be a request
+            yield from _zipped(stream) if _is_zip(file) else _taped(stream)
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(
             f"{file}: a damaged archive: {str(error).splitlines()[0] if str(error) else 'it ends'}"
@@ -162,13 +173,10 @@ def _zipped(stream: IO[bytes]) -> Iterator[Entry]:
 def fetched(record: Record, column: str) -> Record | Bad:
     """The record with the bytes of the image that its column names, relative to the record's own file."""
     path = record.values[column]
-    if "://" in path:
-        return Bad(record.source, record.line, column, "an address is not followed: name a file", excerpt(path))
-    file = _beside(record.source, path)
     try:
-        data = _read(file)
+        data = _read(file := _named(record.source, path))
     except (DataError, ValueError) as error:  # a name with a null character is a ValueError
-        return Bad(record.source, record.line, column, f"{error}"[:300], excerpt(path))
+        return Bad(record.source, record.line, column, " ".join(f"{error}".split())[:300], excerpt(path))
     if data is None:
         return Bad(record.source, record.line, column, f"{file}: has more than {MAX_BYTES >> 20} MB", excerpt(path))
     return Record(record.source, record.line, {**record.values, column: data})

@@ -247,6 +247,11 @@ def _why_not(model: Mapping[str, Any], task: str) -> str | None:
 
 def _pretrained_config(source: str, task: str) -> type[PreTrainedConfig]:
     """The config class of a checkpoint that can do the task; ModelError otherwise."""
+    if AUTO_CLASSES[task] == "AutoModel":
+        raise ModelError(
+            f"model.pretrained is {source!r}, but {task} trains from scratch: a network reads the columns of the "
+            f"table that it was trained on, and no others. Name a type: {', '.join(architectures(task))}"
+        )
     config = pretrained.read_config(source)
     if type(config) not in _supported(task):
         raise ModelError(f"model.pretrained: {source} is a {config.model_type}, which has no form for {task}")

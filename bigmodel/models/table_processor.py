@@ -27,6 +27,7 @@ class TableProcessor(FeatureExtractionMixin):
              was ever `missing`, and
                  parts       of a number, and three of a date: `median`, and `x` -> `z`, the points of a map to a
                              standard normal distribution, by quantiles, lines between them
+                 format      how a date is written, as strptime has it, where it is not ISO
                  categories  in the order of their codes, of a category or boolean
     ignored  name -> why
     missing  words that stand for nothing
@@ -60,9 +61,7 @@ class TableProcessor(FeatureExtractionMixin):
             if column["kind"] in ("category", "boolean"):
                 codes.append(category_codes(values, column))
             else:
-                read = (
-                    dates(values, column["name"]) if column["kind"] == "date" else floats(values, column["name"])[None]
-                )
+                read = days(values, column) if column["kind"] == "date" else floats(values, column["name"])[None]
                 for part, of in zip(column["parts"], read, strict=True):
                     known = of if column["missing"] else np.where(np.isnan(of), part["median"], of)
                     numbers.append(np.interp(known, part["x"], part["z"]))
@@ -126,25 +125,35 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def dates(values: Sequence[Any], name: str) -> NDArray[np.float64]:
+def days(values: Sequence[Any], column: Mapping[str, Any]) -> NDArray[np.float64]:
+    return dates(values, column["name"], column.get("format"))
+
+
+def dates(values: Sequence[Any], name: str, form: str | None = None) -> NDArray[np.float64]:
     """(3, B): days since 1970, day of the year, day of the week; NaN for None."""
     read = np.full((3, len(values)), np.nan)
     for i, value in enumerate(values):
         if value is not None:
-            moment = date(value)
+            moment = date(value, form)
             if moment is None:
-                raise ValueError(f"column '{name}' holds dates such as 2024-03-31; found {value!r:.60}")
+                raise ValueError(f"column '{name}' holds dates {such_as(form)}; found {value!r:.60}")
             seconds = (moment - datetime.datetime(1970, 1, 1)).total_seconds()
             read[:, i] = seconds / 86400, moment.timetuple().tm_yday, moment.weekday()
     return read
 
 
-def date(value: Any) -> datetime.datetime | None:
-    """An ISO date with or without time, in UTC; None if it is none."""
+def such_as(form: str | None) -> str:
+    """How dates are written, in a message."""
+    shown = datetime.datetime(2024, 3, 31).strftime(form or "%Y-%m-%d")
+    return f"such as {shown}" + (f" ({form})" if form else "")
+
+
+def date(value: Any, form: str | None = None) -> datetime.datetime | None:
+    """A date as `form` has it, or an ISO date with or without time, in UTC; None if it is none."""
     if not isinstance(value, str):
         return None
     try:
-        moment = datetime.datetime.fromisoformat(value)
+        moment = datetime.datetime.strptime(value, form) if form else datetime.datetime.fromisoformat(value)
         return moment.astimezone(datetime.UTC).replace(tzinfo=None) if moment.tzinfo else moment
     except (ValueError, OverflowError):
         return None

@@ -136,6 +136,12 @@ class Task(Protocol):
         """The pydantic model of one answer: what the endpoint's document says of it."""
 
 
+def unread(sample: Mapping[str, Any], read: int) -> Answer:
+    """What an answer says where the model read no more than so many tokens of a text that has more; else nothing."""
+    tokens = int(sample.get("num_tokens", read))
+    return {"truncated": True, "tokens": tokens, "tokens_read": read} if tokens > read else {}
+
+
 def as_judged(task: Task, row: Row) -> Row:
     """The row without the targets that `judge` does not read."""
     hidden = set(task.targets) - set(task.judged_with)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ LONG = 60  # characters on average: no name of a category
 WORDS = {"true", "false", "yes", "no", "t", "f", "y", "n"}  # of booleans; 0 and 1 are numbers
 
 
+DATED = re.compile(r"(\d{1,4})([/.-])(\d{1,2})\2(\d{1,4})(?:([ T])\d{1,2}:\d{2}(:\d{2})?)?$")
 MARKED = re.compile(r"(?!\d+(\.\d+){2,}$)[$€£¥]? ?-?\d[\d.,' ]*(%|[^\W\d_]{0,6})$")
 
 
@@ -33,10 +36,11 @@ class NotLearnt(Exception):
 def learn(records: Sequence[Mapping[str, Any]], table: TableConfig) -> TableProcessor:
     """The processor of a table with these training rows. ConfigError, DataError."""
     names = list(dict.fromkeys(name for record in records for name in record))
-    for name in table.types.keys() - set(names):
-        if table.types[name] != "ignore":
+    for name in sorted((table.types.keys() | table.dates.keys()) - set(names)):
+        if table.types.get(name) != "ignore":
+            field = "types" if name in table.types else "dates"
             raise ConfigError(
-                f"data.table.types names '{name}', but there is no such column.{did_you_mean(name, names)} "
+                f"data.table.{field} names '{name}', but there is no such column.{did_you_mean(name, names)} "
                 f"Columns: {', '.join(names)}"
             )
     columns, ignored = [], {}
@@ -57,30 +61,35 @@ def column(name: str, values: Sequence[Any], table: TableConfig) -> dict[str, An
     known = [value for value in values if value is not None]
     if not known:
         raise NotLearnt("is empty")
-    asked = table.types.get(name)
-    kind = asked or infer(name, known, table)
+    asked = "date" if name in table.dates else table.types.get(name)
+    form = table.dates.get(name) or (written(name, known) if asked in (None, "date") else None)
+    kind = asked or infer(name, known, table, form)
     learnt = {"name": name, "kind": kind, "missing": len(known) < len(values)}
+    if kind == "date" and form:
+        learnt["format"] = form
     try:
         if kind == "number":
             learnt |= {"parts": [part(cells.floats(known, name))]}
         elif kind == "date":
-            learnt |= {"parts": [part(of) for of in cells.dates(known, name)]}
+            learnt |= {"parts": [part(of) for of in cells.days(known, learnt)]}
         else:
             learnt |= {"categories": categories(name, known, kind, table.max_categories)}
     except ValueError as why:
-        raise DataError(f"{why}. data.table.types says that it is a {kind}") from None
+        field = "dates" if name in table.dates else "types"
+        raise DataError(f"{why}. data.table.{field} says that it is a {kind}") from None
     if not learnt["missing"] and constant(learnt):
         raise NotLearnt("is the same in all training rows")
     return learnt | {"example": example(learnt, known)}
 
 
-def infer(name: str, known: Sequence[Any], table: TableConfig) -> str:
-    """The kind of a column with these values; NotLearnt of free text."""
+def infer(name: str, known: Sequence[Any], table: TableConfig, form: str | None) -> str:
+    """The kind of a column with these values, dates written in this form; NotLearnt of free text."""
     words = {cells.category(value).lower() for value in known}
     if words <= cells.BOOLEANS.keys() and words & WORDS:
         return "boolean"
     different = len(words)
-    for kind, is_one in (("number", cells.is_number), ("date", is_date)):
+    is_written = partial(cells.date, form=form) if form else is_date
+    for kind, is_one in (("number", cells.is_number), ("date", is_written)):
         wrong = [value for value in known if not is_one(value)]
         if not wrong:
             return kind
@@ -103,6 +112,30 @@ def infer(name: str, known: Sequence[Any], table: TableConfig) -> str:
 
 def say(name: str) -> str:
     return f"say what the column is: data.table.types={{{name}: category}}"
+
+
+def written(name: str, known: Sequence[Any]) -> str | None:
+    """How nearly all of these dates are written, where that is not ISO; None of what holds none. DataError where day
+    and month cannot be told apart."""
+    matches = (DATED.match(value) for value in known if isinstance(value, str))
+    shapes = Counter((len(found[1]) > 2, found[2], found[5] or "", bool(found[6])) for found in matches if found)
+    if max(shapes.values(), default=0) < MOSTLY * len(known):
+        return None
+    (year_first, mark, blank, seconds), _ = shapes.most_common(1)[0]
+    ends = (f"{blank}%H:%M" if blank else "") + (":%S" if seconds else "")
+    orders = ["%Y %m %d"] if year_first else ["%d %m %Y", "%m %d %Y"]
+    forms = [order.replace(" ", mark) + ends for order in orders]
+    different = set(map(str, known))
+    read = {form: sum(cells.date(value, form) is not None for value in different) for form in forms}
+    best = max(forms, key=read.__getitem__)
+    if read[best] < MOSTLY * len(different) or sum(map(is_date, different)) >= read[best]:
+        return None
+    if len(set(read.values())) < len(forms):
+        raise DataError(
+            f"column '{name}' holds dates such as {known[0]!r:.60}, and no row tells day from month. Say how they are "
+            f"written: data.table.dates={{{name}: '{forms[0]}'}} or '{forms[1]}'; or {say(name)}"
+        )
+    return best
 
 
 def is_date(value: Any) -> bool:
@@ -155,7 +188,9 @@ def example(learnt: Mapping[str, Any], known: Sequence[Any]) -> Any:
         return int(median) if median.is_integer() else median
     if learnt["kind"] == "boolean":
         return bool(learnt["categories"][0] == "true")
-    return min(known) if learnt["kind"] == "date" else learnt["categories"][0]
+    if learnt["kind"] == "date":
+        return min(known, key=lambda value: cells.date(value, learnt.get("format")) or datetime.datetime.max)
+    return learnt["categories"][0]
 
 
 def edges(z: NDArray[Any], targets: Sequence[Any], table: TableConfig, regression: bool) -> list[list[float]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,26 @@ class Encoder:
         if self._bytes is not None:
             return self._bytes[np.frombuffer(text.encode(), np.uint8)]
         return np.array(self._backend.encode(text, add_special_tokens=False).ids, np.int32)
+
+
+def chat(processor: Any, messages: Sequence[Mapping[str, str]], answer: bool) -> Ids:
+    """Messages as the tokenizer's own template writes them, `answer` where the model is to go on: in transformers'
+    sandbox, and what spells a special token in a message is text. ValueError where the template refuses them."""
+    from jinja2 import TemplateError
+
+    try:
+        ids = processor.apply_chat_template(
+            messages, add_generation_prompt=answer, sanitize_control_tokens=True, return_dict=False
+        )
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as why:
+        raise ValueError(f"the model's chat template does not take these messages: {first_line(why)}") from None
+    finally:
+        processor.backend_tokenizer.encode_special_tokens = True  # the same as Encoder has it
+    return np.array(ids, np.int32)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
 
 
 def _character_table(processor: Any) -> Ids | None:

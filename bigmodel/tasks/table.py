@@ -227,12 +227,15 @@ def request(processor: TableProcessor) -> type[BaseModel]:
 
 def field_of(column: Mapping[str, Any]) -> tuple[Any, str]:
     """Type and description of a column in a request. null is a missing value."""
+    from bigmodel.models.table_processor import such_as
+
     kind = column["kind"]
     if kind == "number":
         x = column["parts"][0]["x"]
         return float | None, f"A number; in the training rows {x[0]:g} to {x[-1]:g}."
     if kind == "date":
-        return str | None, "A date, such as 2024-03-31, or with its time."
+        form = column.get("format")
+        return str | None, f"A date, {such_as(form)}{'' if form else ', or with its time'}."
     if kind == "boolean":
         return bool | None, "True or false."
     known = column["categories"]
@@ -241,13 +244,13 @@ def field_of(column: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def asked(given: Mapping[str, Any], processor: TableProcessor) -> Row:
-    from bigmodel.models.table_processor import dates, nothing
+    from bigmodel.models.table_processor import days, nothing
 
     cells = {column["name"]: given[f"column_{i}"] for i, column in enumerate(processor.columns)}
     for column in processor.columns:
         if column["kind"] == "date":
             try:
-                dates([nothing(cells[column["name"]], processor.missing)], column["name"])
+                days([nothing(cells[column["name"]], processor.missing)], column)
             except ValueError as why:
                 raise Refused(str(why), column["name"]) from None
     return {"features": json.dumps(cells, ensure_ascii=False)}

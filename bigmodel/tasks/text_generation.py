@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -40,7 +41,8 @@ def columns(data: DataConfig) -> dict[str, str]:
 
 def clean(record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
     value = record[columns["text"]]
-    text = chat(value, columns["text"]) if isinstance(value, list) else value
+    messages = said(value, columns["text"]) if isinstance(value, list) else []
+    text = chat(messages, "block" not in columns) if messages else value
     if not isinstance(text, str):
         found = "nothing" if text is None else f"{type(text).__name__} {text!r:.40}"
         raise Refused(f"the text is {found}", columns["text"])
@@ -48,17 +50,23 @@ def clean(record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
         raise Refused("the text is empty", columns["text"])
     if not tokenizer.is_text(text):
         raise Refused("half of a surrogate pair is no character", columns["text"])
-    return {"text": text} | ({"block": record.get(BLOCK, -1)} if "block" in columns else {})
+    row = {"text": text, "chat": json.dumps(messages, ensure_ascii=False) if messages else ""}
+    return row | ({"block": record.get(BLOCK, -1)} if "block" in columns else {})
 
 
-def chat(messages: Sequence[Any], column: str) -> str:
-    """Messages of a chat as one text: the role on a line of its own, what was said, a blank line."""
-    said = []
+def said(messages: Sequence[Any], column: str) -> list[dict[str, str]]:
+    """The messages of a chat: who, and what."""
     for message in messages:
         if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
             raise Refused(f"a message is {{role: ..., content: ...}}, not {message!r:.60}", column)
-        said.append(f"<{message['role']}>\n{message['content']}\n\n")
-    return "".join(said)
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def chat(messages: Sequence[Mapping[str, str]], answer: bool) -> str:
+    """Messages as one text: the role on a line of its own, what was said, a blank line; where the model is to go on,
+    the role that answers. A tokenizer that has a template writes them otherwise."""
+    text = "".join(f"<{message['role']}>\n{message['content']}\n\n" for message in messages)
+    return text + "<assistant>\n" if answer else text
 
 
 def content(row: Row) -> str:
@@ -96,7 +104,8 @@ def shaped_by(experiment: Experiment) -> dict[str, Any]:
     source = experiment.model.get("pretrained")
     if source is None:
         return {}
-    return {"pretrained": source, "vocabulary": models.pretrained.file_digest(source, VOCABULARY)}
+    files = (VOCABULARY, "tokenizer_config.json", "chat_template.jinja")
+    return {"pretrained": source, "files": [models.pretrained.file_digest(source, name) for name in files]}
 
 
 def load_tokenizer(pretrained: str, max_length: int) -> Any:
@@ -135,6 +144,8 @@ def encode(rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> li
 
 def _document(row: Row, processor: Any) -> Sample:
     text, edges = row["text"], row["block"]
+    if (ids := _templated(row, processor, answer=False)) is not None:
+        return {"input_ids": ids, "block": edges, "num_bytes": len(processor.decode(ids[1:]).encode())}
     ids = encoder(processor)(text)
     begin = [processor.bos_token_id] if edges & BEGINS and processor.bos_token_id is not None else []
     end = [processor.eos_token_id] if edges & ENDS and processor.eos_token_id is not None else []
@@ -147,10 +158,22 @@ def _document(row: Row, processor: Any) -> Sample:
 
 def _prompt(row: Row, processor: Any) -> Sample:
     encoder(processor)  # settles how special tokens in a text are read
-    ids = processor.backend_tokenizer.encode(row["text"]).ids
+    ids = _templated(row, processor, answer=True)
+    if ids is None:
+        ids = processor.backend_tokenizer.encode(row["text"]).ids
     first = processor.bos_token_id if processor.bos_token_id is not None else processor.eos_token_id or 0
     options = {name: row[name] for name in OPTIONS if name in row}
-    return {"input_ids": np.array(ids or [first], np.int32)} | ({"options": options} if options else {})
+    return {"input_ids": np.array(ids if len(ids) else [first], np.int32)} | ({"options": options} if options else {})
+
+
+def _templated(row: Row, processor: Any, answer: bool) -> Any:
+    """The tokens of a chat by the tokenizer's own template; None of other texts, and where it has none."""
+    if not row.get("chat") or not processor.chat_template:
+        return None
+    try:
+        return exact_tokenizer.chat(processor, json.loads(row["chat"]), answer)
+    except ValueError as why:
+        raise Refused(str(why), "text") from None
 
 
 def length(sample: Sample) -> int:
@@ -347,13 +370,18 @@ def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
 def request(processor: Any) -> type[BaseModel]:
     from pydantic import ConfigDict, Field, create_model
 
+    strict = ConfigDict(extra="forbid", strict=True)
+    message: Any = create_model("Message", __config__=strict, role=(str, ...), content=(str, ...))
+    text: Any = str | Annotated[list[message], Field(min_length=1)]
+    says = "The text to go on with, or the messages of a chat to be answered."
+
     def field(kind: Any, says: str, **limits: Any) -> Any:
         return (Annotated[kind, Field(description=says, **limits)] | None, None)
 
     return create_model(
         "Prompt",
-        __config__=ConfigDict(extra="forbid", strict=True),
-        text=(str, Field(description="The text to go on with.")),
+        __config__=strict,
+        text=(text, Field(description=says)),
         max_new_tokens=field(int, f"Most tokens of the answer; {DEFAULT_NEW} if not given.", ge=1, le=MOST_NEW),
         temperature=field(float, "0, if not given, takes the likeliest token.", ge=0, le=100, allow_inf_nan=False),
         top_k=field(int, "Only so many of the likeliest tokens; 0 is all.", ge=0),
@@ -367,9 +395,9 @@ def request(processor: Any) -> type[BaseModel]:
 
 
 def asked(fields: Mapping[str, Any], processor: Any) -> Row:
-    if not tokenizer.is_text(fields["text"]):
-        raise Refused("half of a surrogate pair is no character", "text")
-    return {name: value for name, value in fields.items() if value is not None}
+    text = fields["text"]
+    row = clean({"text": text if isinstance(text, str) else [dict(message) for message in text]}, {"text": "text"})
+    return row | {name: value for name, value in fields.items() if value is not None and name != "text"}
 
 
 def cost(row: Row, processor: Any) -> int:

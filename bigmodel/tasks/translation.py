@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import Tensor
 
+    from bigmodel.tasks.translating import Translator
+
 goal = Goal("bleu", "max")
 targets = ("target",)
 judged_with = ("target",)
@@ -340,6 +342,13 @@ def asked(fields: Mapping[str, Any], processor: Languages) -> Row:
 def cost(row: Row, processor: Languages) -> int:
     """The characters of the text, or what the model reads of one."""
     return min(len(row["source"]), processor.model_max_length)
+
+
+def decoder(model: Any, processor: Languages, places: int) -> Translator:
+    """What the endpoint streams from."""
+    from bigmodel.tasks.translating import Translator
+
+    return Translator(model, processor, places)
 
 
 def answer(processor: Languages) -> type[BaseModel]:

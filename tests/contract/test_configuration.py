@@ -94,6 +94,13 @@ WHOLE = {  # the file as a whole -> the lines of the message, without a line num
     "task: text-classification\ndata:\n  train: a\n  text: t\n  label: l\n  augment:\n    swop: 0.1": [
         "7: data.augment has no field 'swop'. Did you mean 'swap'? Fields: colour, crop, ... token_dropout"
     ],
+    **{
+        f"task: {task}\ndata: {{train: a.csv, label: y}}\nmodel:\n  hidden_size: 8\n  pretrained: {source}": [
+            f"5: model.pretrained is '{source}', but {task} trains from scratch: ... tabular_mlp, ft_transformer"
+        ]
+        for task in ("tabular-classification", "tabular-regression")
+        for source in ("./nowhere", "bert-base-uncased")
+    },
     "- task\n- data": [" an experiment is a mapping of task, data, model ...; found list"],
     "words": [" an experiment is a mapping of task, data, model ...; found str"],
     "a: " + "[" * 3000: [" this YAML is nested too deeply"],

@@ -208,6 +208,7 @@ def test_the_endpoint_takes_base64_a_form_and_raw_bytes() -> None:
 
 REFUSED = {
     "an address": (b'{"image": "http://here/1.png"}', b"application/json", "is an address"),
+    "an address of s3": (b'{"image": "s3://bucket/1.png"}', b"application/json", "is an address"),
     "not base64": (b'{"image": "***"}', b"application/json", "is not base64"),
     "no image": (b"text", b"image/png", "no image that is read"),
     "a bomb": (BOMB, b"image/png", "declares"),

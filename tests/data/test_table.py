@@ -1,6 +1,7 @@
 """Tables: what is inferred of a column, what a row becomes, which rows and files are refused."""
 
 import json
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from bigmodel import pipeline
 from bigmodel.errors import ConfigError, DataError
 from bigmodel.experiment import TableConfig, change
 from bigmodel.models.table_processor import TableProcessor
+from bigmodel.tasks import table
+from bigmodel.tasks.base import Refused
 from bigmodel.tasks.columns import learn
 from bigmodel.training.fit import fit
 
@@ -75,6 +78,82 @@ def test_numbers_that_are_not_written_plainly_are_neither_categories_nor_free_te
 def test_names_that_have_digits_are_no_numbers(form):
     rows = [{"x": form.format(i % 50, letter="ABCDE"[i % 5])} for i in range(500)]
     assert [column["kind"] for column in learn(rows, TableConfig()).columns] == ["category"]
+
+
+DATES = {  # as strptime has it -> values of the training rows
+    "%d/%m/%Y": ["31/12/2020", "01/02/2021", "3/4/1999"],
+    "%m/%d/%Y": ["12/31/2020", "01/02/2021", "3/4/1999"],
+    "%d.%m.%Y": ["31.12.2020", "01.02.2021"],
+    "%d-%m-%Y": ["31-12-2020", "01-02-2021"],
+    "%Y/%m/%d": ["2020/12/31", "2021/02/01", "2021/03/04"],
+    "%Y.%m.%d": ["2020.12.31", "2021.02.01"],
+    "%d/%m/%Y %H:%M": ["31/12/2020 23:59", "01/02/2021 00:00"],
+    "%m/%d/%YT%H:%M:%S": ["12/31/2020T23:59:59", "01/02/2021T00:00:00"],
+}
+
+
+@pytest.mark.parametrize("form", DATES)
+def test_dates_are_read_as_all_training_rows_can_be_read(form, tmp_path):
+    processor = learn([{"since": value} for value in DATES[form]], TableConfig())
+    processor.save_pretrained(tmp_path)
+    processor = TableProcessor.from_pretrained(tmp_path)
+    (column,) = processor.columns
+    assert (column["kind"], column["format"]) == ("date", form)
+    plain = learn([{"since": datetime.strptime(value, form).isoformat()} for value in DATES[form]], TableConfig())
+    assert column["parts"] == plain.columns[0]["parts"], "what the same dates teach in ISO"
+    for wrong in ("2020-12-31", "31/31/2020", "yesterday"):
+        with pytest.raises(ValueError, match=rf"'since' holds dates such as .* \({form}\); found '{wrong}'"):
+            processor.encode([{"since": wrong}])
+
+
+def test_dates_whose_day_and_month_cannot_be_told_apart_ask_for_their_form():
+    rows = [{"since": f"{1 + i % 12:02}/{1 + i % 7:02}/2020"} for i in range(80)]
+    with pytest.raises(DataError, match=r"no row tells day from month.*dates=\{since: '%d/%m/%Y'\} or '%m/%d/%Y'"):
+        learn(rows, TableConfig())
+    with pytest.raises(DataError, match="no row tells day from month"):
+        learn(rows, TableConfig(types={"since": "date"}))
+    (column,) = learn(rows, TableConfig(dates={"since": "%m/%d/%Y"})).columns
+    assert column["format"] == "%m/%d/%Y" and column["example"] == "01/01/2020"
+    assert learn(rows, TableConfig(types={"since": "category"})).columns[0]["kind"] == "category"
+
+
+def test_a_column_of_dates_with_a_word_or_of_several_forms_is_said():
+    rows = [{"since": f"{1 + i % 28}/01/20{i // 28:02}"} for i in range(80)]
+    for other in ("unknown", "2020-01-31", "1/31/2020"):
+        with pytest.raises(DataError, match=f"holds dates but for 1 of 81 values, such as '{other}'"):
+            learn([*rows, {"since": other}], TableConfig())
+
+
+def test_dates_of_any_form_can_be_named_and_others_are_refused():
+    rows = [{"since": f"{1 + i % 28} Mar 20"} for i in range(28)]
+    (column,) = learn(rows, TableConfig(dates={"since": "%d %b %y"})).columns
+    assert column["kind"] == "date"
+    with pytest.raises(DataError, match="found '1 Mar 20'. data.table.dates says that it is a date"):
+        learn(rows, TableConfig(dates={"since": "%d/%m/%Y"}))
+    with pytest.raises(ConfigError, match="data.table.dates names 'sinse', but .* Did you mean 'since'"):
+        learn(rows, TableConfig(dates={"sinse": "%d/%m/%Y"}))
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("{dates: {since: '%d/%m'}}", "'%d/%m' of 'since' does not tell day, month and year"),
+        ("{dates: {since: '%d/%m/%Y'}, types: {since: number}}", "of which types says that it is: number"),
+    ],
+)
+def test_a_form_that_is_none_is_refused_with_its_line(made, table, words):
+    with pytest.raises(ConfigError, match=words):
+        made(f"data.table={table}")
+
+
+def test_a_request_is_read_as_the_training_rows_were():
+    processor = learn([{"since": value} for value in DATES["%d/%m/%Y"]], TableConfig())
+    request = table.request(processor)
+    assert "such as 31/03/2024 (%d/%m/%Y)" in request.model_json_schema()["properties"]["since"]["description"]
+    row = table.asked(dict(request.model_validate({"since": "13/01/2020"})), processor)
+    assert json.loads(row["features"]) == {"since": "13/01/2020"}
+    with pytest.raises(Refused, match=r"'since' holds dates such as 31/03/2024 \(%d/%m/%Y\); found '2020-01-13'"):
+        table.asked(dict(request.model_validate({"since": "2020-01-13"})), processor)
 
 
 def test_truths_are_read_however_they_are_written():

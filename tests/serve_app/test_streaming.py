@@ -101,6 +101,9 @@ def test_a_client_that_leaves_frees_its_place(client, model):
         "too many tokens": ({"text": "a", "max_new_tokens": 5000}, "max_new_tokens: Input should be less than"),
         "cold": ({"text": "a", "temperature": -1}, "temperature: Input should be greater than"),
         "unknown": ({"text": "a", "beams": 3}, "beams is not a key of a request. Keys: text, max_new_tokens"),
+        "a number": ({"text": 3}, "text must be a string."),
+        "no chat": ({"text": [{"role": "user"}]}, "text[0].content is missing."),
+        "an empty chat": ({"text": []}, "text: List should have at least 1 item"),
         "no text": ({"stream": True}, 'text is missing. Send {"text": "..."}'),
     }.values(),
 )
@@ -108,3 +111,98 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(client, body, message
     refused = client.ask(body)
     assert refused.status == 422
     assert refused.body["error"]["message"].startswith(message)
+
+
+# ---- translations
+
+GERMAN = "ein Mann läuft schnell durch den kleinen Garten, zwei Hunde 好 schlafen".split()
+
+
+def translator(folder: Path, model_type: str, beams: int = 1) -> Path:
+    """A translator that is drawn, not trained, and so goes on until it may not."""
+    from bigmodel import models
+    from bigmodel.experiment import Experiment
+    from bigmodel.models.init import initialize
+    from bigmodel.predictor import Predictor
+    from bigmodel.tasks import translation as task
+
+    data = {"train": "unused", "source": "de", "target": "en", "max_length": 24, "tokenizer": {"min_frequency": 1}}
+    asked = Experiment.model_validate({"task": "translation", "data": data})
+    rows = [{"source": " ".join(GERMAN), "target": " ".join(reversed(GERMAN))}] * 2
+    processor, learnt = task.fit(lambda: rows, asked)
+    sizes = {"transformer": {"d_model": 16, "num_hidden_layers": 1}, "rnn_seq2seq": {"hidden_size": 16}}
+    net = models.build({"type": model_type, **sizes[model_type]}, learnt, asked.task)
+    initialize(net, asked.init, 0)
+    net.generation_config.num_beams = beams
+    net.eval()
+    Predictor(asked.task, net, processor, {}).save(folder / "reviews" / "model", rows[:1])
+    return folder / "reviews" / "model"
+
+
+@pytest.fixture(scope="module", params=["transformer", "rnn_seq2seq"])
+def translating(request, tmp_path_factory, on_uvicorn, client_of) -> Iterator[Any]:
+    with on_uvicorn(translator(tmp_path_factory.mktemp("de-en"), request.param), max_inputs=8) as port:
+        yield client_of(port)
+
+
+def texts(count: int) -> list[str]:
+    return [" ".join(GERMAN[n % 5 : 3 + n % 7 + n % 5]) for n in range(count)]
+
+
+def test_the_pieces_of_a_translation_are_the_whole_one(translating):
+    for text in [*texts(3), " ".join(GERMAN * 5)]:
+        whole, streamed = translating.ask({"text": text}), translating.ask({"text": text, "stream": True})
+        assert whole.status == streamed.status == 200
+        assert streamed.headers["content-type"] == "text/event-stream"
+        *pieces, last = events(streamed.body)
+        assert last == whole.body and len(pieces) > 1
+        assert "".join(piece["piece"] for piece in pieces) == last["translation"]
+    assert last["truncated"] and last["tokens_read"] == 24 < last["tokens"]
+
+
+def test_translations_that_run_together_say_what_each_says_alone(translating):
+    alone = translating.ask({"texts": texts(8)}).body
+    together: list[Any] = [None] * len(alone)
+
+    def ask(n: int) -> None:
+        together[n] = events(translating.ask({"text": texts(8)[n], "stream": True}).body)[-1]
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(alone))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+
+
+def test_who_leaves_a_translation_frees_its_place(translating):
+    from serve_app.streaming import PLACES
+
+    def stream() -> float:
+        began = time.monotonic()
+        assert events(translating.ask({"text": GERMAN[0], "stream": True}).body)[-1]["translation"]
+        return time.monotonic() - began
+
+    alone = stream()
+    lines = []
+    for _ in range(4 * PLACES):
+        line = http.client.HTTPConnection("127.0.0.1", translating.port, timeout=20)
+        line.request("POST", translating.path, json.dumps({"text": GERMAN[1], "stream": True}))
+        lines.append(line)
+    for line in lines:
+        line.close()
+    assert stream() < 20 * alone, "64 others would take three times as long"
+
+
+def test_with_beams_a_translation_comes_whole(tmp_path, on_uvicorn, client_of):
+    with on_uvicorn(translator(tmp_path, "transformer", beams=3)) as port:
+        client = client_of(port)
+        whole = client.ask({"text": GERMAN[0]}).body
+        piece, last = events(client.ask({"text": GERMAN[0], "stream": True}).body)
+    assert last == whole and piece["piece"] == whole["translation"]
+
+
+def test_one_translation_is_streamed_at_a_time(translating):
+    refused = translating.ask({"texts": texts(2), "stream": True})
+    assert refused.status == 422
+    assert refused.body["error"]["message"].startswith('Only one input can be streamed: give {"text": "..."}')

@@ -1,5 +1,8 @@
 """Packing loses nothing and mixes nothing; what is encoded comes back; our decoding is transformers' own."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bigmodel import models
+from bigmodel.data.prepare import open_prepared
 from bigmodel.data.record import Bad, ReadOptions
 from bigmodel.data.sources import BLOCK_SIZE, LONGEST_BLOCK, open_rows
+from bigmodel.errors import DataError
 from bigmodel.evaluation import ngrams
 from bigmodel.experiment import Experiment, TokenizerConfig
 from bigmodel.models.init import initialize
@@ -18,6 +23,7 @@ from bigmodel.tasks import exact_tokenizer, text_generation
 from bigmodel.tasks.base import BLOCK, Refused
 from bigmodel.tasks.decoding import Decoder, complete
 from bigmodel.tasks.packing import Packed
+from bigmodel.training.fit import fit
 
 TEXT = "The cat sat on the mat.\n\n\tIt said: \u00ab na\u00efve \u597d \U0001f600 \u00bb  \n" * 20
 MODELS = {
@@ -262,3 +268,95 @@ def test_ngrams_have_the_published_loss_on_shakespeare(data_folder):
     cut = int(0.9 * len(text))
     nats, count, _ = ngrams.nats([text[:cut]], [text[cut:]])
     assert nats / count == pytest.approx(1.6981, abs=1e-4)
+
+
+# ---- chats: by the tokenizer's own template where it has one
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role not in ('user', 'assistant') %}{{ raise_exception('no role ' + m.role) }}"
+    "{% endif %}<|im|>{{ m.role }}:{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im|>assistant:{% endif %}"
+)
+CHAT = [{"role": "user", "content": "The cat?"}, {"role": "assistant", "content": "sat on <|end|> the mat."}]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """found(template): a tiny pretrained model of chats, as one finds them."""
+
+    def make(template):
+        folder = tmp_path_factory.mktemp("found")
+        model, _, _ = made("gpt2")
+        processor = exact_tokenizer.train([], "byte", TokenizerConfig(), 64)
+        processor.add_special_tokens({"additional_special_tokens": ["<|im|>"]})
+        processor.chat_template = template
+        model.resize_token_embeddings(len(processor))
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+def trained_on_chats(folder, tmp_path):
+    lines = [json.dumps({"text": [{"role": "user", "content": f"The cat {n}?"}, CHAT[1]]}) for n in range(40)]
+    (tmp_path / "chats.jsonl").write_text("\n".join(lines))
+    tree = {
+        "task": "text-generation",
+        "data": {"train": str(tmp_path / "chats.jsonl"), "max_length": 64, "split": {"valid": 0.2, "test": 0}},
+        "model": {"pretrained": str(folder)} if folder else MODELS["gru"],
+        "train": {"epochs": 1, "threads": 1, "precision": "fp32"},
+        "output": str(tmp_path / "run"),
+    }
+    return Experiment.model_validate(tree)
+
+
+def test_chats_are_written_by_the_tokenizers_own_template_in_training_and_serving(found, tmp_path):
+    run = fit(trained_on_chats(found(TEMPLATE), tmp_path))
+    predictor = Predictor.load(run.model)
+    processor = predictor.processor
+    assert processor.chat_template == TEMPLATE
+    special = processor.convert_tokens_to_ids(["<|im|>", "<|end|>"])
+    for sample in open_prepared(Path(run.info["prepared"])).samples("train").take([0, 1]):
+        ids = sample["input_ids"].tolist()
+        assert processor.decode(ids).startswith("<|im|>user:The cat ")
+        assert [token for token in ids if token in special] == special * 2, "what a message spells is text"
+    request = text_generation.request(processor)
+    row = text_generation.asked(dict(request.model_validate({"text": CHAT, "max_new_tokens": 3})), processor)
+    (sample,) = text_generation.encode([row], processor, {})
+    prompt = processor.decode(sample["input_ids"])
+    assert prompt == "<|im|>user:The cat?<|end|><|im|>assistant:sat on <|end|> the mat.<|end|><|im|>assistant:"
+    assert predictor.predict([row])[0]["tokens"] <= 3
+    (plain,) = text_generation.encode([{"text": "<|im|>"}], processor, {})
+    assert special[0] not in plain["input_ids"], "a prompt that spells a special token is text, also after a chat"
+
+
+def test_without_a_template_chats_are_written_by_ours(tmp_path):
+    run = fit(trained_on_chats(None, tmp_path))
+    predictor = Predictor.load(run.model)
+    request = text_generation.request(predictor.processor)
+    row = text_generation.asked(dict(request.model_validate({"text": CHAT[:1]})), predictor.processor)
+    assert row["text"] == "<user>\nThe cat?\n\n<assistant>\n"
+    (sample,) = open_prepared(Path(run.info["prepared"])).samples("train").take([0])
+    assert predictor.processor.decode(sample["input_ids"]).startswith("<|end|><user>\nThe cat ")
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ ().__class__.__base__.__subclasses__() }}", "access to attribute '__class__' of 'tuple' object is unsafe"),
+        ("{{ messages.append(1) }}", "attribute 'append' of 'list' object is unsafe. The"),
+        ("{{ messages[0]['content'].format.__globals__.x }}", "__globals__' of .* is unsafe"),
+        ("{% for", "unexpected 'end of template'"),
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+    ],
+)
+def test_a_template_runs_in_a_sandbox_and_what_it_refuses_is_one_message(found, tmp_path, template, words):
+    with pytest.raises(DataError, match=rf"chats.jsonl:\d+: column 'text': the model's chat template .*{words}"):
+        fit(trained_on_chats(found(template), tmp_path))
+
+
+@pytest.mark.parametrize("text", [[], [{"role": "user"}], [{"role": "user", "content": "a", "name": "b"}], 3])
+def test_what_is_no_chat_is_refused(text):
+    with pytest.raises(ValidationError, match="text"):
+        text_generation.request(None).model_validate({"text": text})
