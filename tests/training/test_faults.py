@@ -1,22 +1,18 @@
-"""What can befall a run on a cluster, done to it: each time it goes on by itself, or by the same command, and ends at the
-weights of a run that was left alone."""
+"""What can befall a run on a cluster, done to it: each time it goes on by itself, or by the same command, and ends at
+the weights of a run that was left alone."""
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cluster import Cluster, Process, cluster, end, processes_of, said
+from cluster import Cluster, cluster, end
 from conftest import write_reviews
+from job import Job, named
 from training.test_interruption import sha256, steps
 
 from bigmodel.experiment import Experiment, change
-from bigmodel.training.events import read
 from bigmodel.training.fit import fit
 
 EVERY = 20  # steps between checkpoints
@@ -54,52 +50,6 @@ def unbroken(make: Callable[..., Experiment]) -> Path:
     return fit(make("unbroken")).path
 
 
-class Job:
-    """The command, and what its run tells."""
-
-    def __init__(self, it: Cluster, experiment: Experiment) -> None:
-        self.run, self._log = experiment.output_path, experiment.output_path.with_suffix(".log")
-        file = self.run.with_suffix(".yaml")
-        file.write_text(experiment.to_yaml())
-        with open(self._log, "a") as log:
-            command = [sys.executable, "-m", "bigmodel", "train", str(file)]
-            self.process = subprocess.Popen(command, env=it.environment, stdout=log, stderr=log)
-
-    @property
-    def said(self) -> str:
-        return self._log.read_text("utf-8")
-
-    def start(self) -> dict[str, Any]:
-        """The newest."""
-        starts = [event for event in read(self.run / "events.jsonl") if event["kind"] == "start"]
-        return starts[-1] if starts else {"pid": 0, "step": 0}
-
-    def wait_for_step(self, step: int) -> dict[str, Any]:
-        self._wait(lambda: any(number >= step for number, _ in steps(self.run)))
-        return self.start()
-
-    def wait_for_another(self, start: dict[str, Any]) -> dict[str, Any]:
-        """The start after this one, once it has taken a step."""
-        self._wait(
-            lambda: self.start()["pid"] not in (0, start["pid"]) and steps(self.run)[-1][0] > self.start()["step"]
-        )
-        return self.start()
-
-    def _wait(self, there: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 240
-        while not there():
-            assert self.process.poll() is None and time.monotonic() < deadline, self.said
-            time.sleep(0.02)
-
-    def to_its_end(self) -> None:
-        assert self.process.wait(240) == 0, self.said
-        assert "Traceback" not in self.said
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
 @pytest.fixture
 def job(
     nodes: Cluster, make: Callable[..., Experiment], request: pytest.FixtureRequest
@@ -119,10 +69,6 @@ def with_nodes(it: Cluster, count: int) -> None:
     while len(it.nodes) < count:
         it.join()
     it.wait(lambda: it.alive() == count)
-
-
-def named(it: Cluster, name: str) -> list[Process]:
-    return [process for process in processes_of(it) if said(process).startswith(f"ray::{name}")]
 
 
 def same(job: Job, unbroken: Path) -> bool:
