@@ -453,6 +453,7 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events, run_path
         threads=trainer.worker.threads,
         node=platform.node(),
         pid=os.getpid(),
+        time=round(time.time(), 3),
         again=max(again, default=trainer.progress.step) - trainer.progress.step,
         after=setback.taken(run_path) if trainer.worker.rank == 0 else "",
     )

@@ -71,6 +71,15 @@ def with_nodes(it: Cluster, count: int) -> None:
     it.wait(lambda: it.alive() == count)
 
 
+def other_node(it: Cluster) -> str:
+    """The one that is not the head."""
+    told = it.get("/nodes?view=summary")["data"]["summary"]  # type: ignore[index]
+    [found] = [
+        node["raylet"] for node in told if node["raylet"]["state"] == "ALIVE" and not node["raylet"]["isHeadNode"]
+    ]
+    return str(found["nodeId"])
+
+
 def same(job: Job, unbroken: Path) -> bool:
     return sha256(job.run) == sha256(unbroken) and steps(job.run) == steps(unbroken)
 
@@ -134,11 +143,11 @@ def test_a_node_that_will_be_taken_away_is_left_in_time(nodes, job, unbroken):
     workers = named(nodes, "RayTrainWorker")
     for worker in workers:
         os.kill(worker.pid, signal.SIGSTOP)  # till the notice is there
-    away = nodes.get("/nodes?view=summary")["data"]["summary"]  # type: ignore[index]
-    [node] = [each["raylet"]["nodeId"] for each in away if not each["raylet"]["isHeadNode"]]
+    node = other_node(nodes)
     notice = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--deadline-remaining-seconds")
     drained = nodes.ray("drain-node", "--address", nodes.address, "--node-id", node, *notice, "60")
     assert drained.returncode == 0, drained.stdout
+    leaving = nodes.nodes.pop(1)
     for worker in workers:
         os.kill(worker.pid, signal.SIGCONT)
     one = it.wait_for_another(both)
@@ -146,6 +155,7 @@ def test_a_node_that_will_be_taken_away_is_left_in_time(nodes, job, unbroken):
     assert "is to be taken away" in one["after"]
     it.to_its_end()
     assert same(it, unbroken)
+    leaving.wait(120)
 
 
 @pytest.mark.timeout(600)
