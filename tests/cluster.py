@@ -109,6 +109,7 @@ class Cluster:
         parent = self.nodes.pop(number)
         [raylet] = [process for process, of in running().items() if of == parent.pid and "raylet" in said(process)]
         end(raylet)
+        parent.wait(60)
 
     def get(self, path: str, token: str | None = None) -> object:
         headers = {"Authorization": f"Bearer {token or self.token}"}

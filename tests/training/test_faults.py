@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster import Cluster, cluster, end
@@ -69,6 +70,15 @@ def with_nodes(it: Cluster, count: int) -> None:
     while len(it.nodes) < count:
         it.join()
     it.wait(lambda: it.alive() == count)
+
+
+def on_both(it: Job) -> dict[str, Any]:
+    """The start on two nodes: Ray may take half a minute to see one that has just joined."""
+    start = it.wait_for_step(50)
+    if start["workers"] == 1:
+        os.kill(start["pid"], signal.SIGSTOP)
+        start = it.wait_for_another(start)
+    return start
 
 
 def other_node(it: Cluster) -> str:
@@ -139,7 +149,7 @@ def test_a_killed_driver(nodes, job, unbroken):
 def test_a_node_that_will_be_taken_away_is_left_in_time(nodes, job, unbroken):
     with_nodes(nodes, 2)
     it = job("train.workers=1..2")
-    both = it.wait_for_step(50)
+    both = on_both(it)
     workers = named(nodes, "RayTrainWorker")
     for worker in workers:
         os.kill(worker.pid, signal.SIGSTOP)  # till the notice is there
@@ -163,7 +173,7 @@ def test_a_node_that_will_be_taken_away_is_left_in_time(nodes, job, unbroken):
 def test_a_lost_node(nodes, job, unbroken):
     with_nodes(nodes, 2)
     it = job("train.workers=1..2")
-    both = it.wait_for_step(50)
+    both = on_both(it)
     nodes.lose(1)
     one = it.wait_for_another(both)
     assert (both["workers"], one["workers"]) == (2, 1) and one["again"] <= EVERY + 10
