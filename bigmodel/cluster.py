@@ -23,6 +23,8 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a worker stays where the experiment's relative paths start
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon a lost worker, and the end, is noticed
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # how long workers are waited for that have no room any more
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -30,6 +32,7 @@ LOOPBACK = {
     # Ray takes 127.0.0.1 for this machine's address, as it does by itself on macOS, and binds its ports to it; on Linux
     # it opens them to the whole network. For a Ray that one process starts for itself, not for one that others join.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that each start of workers would wait for
 }
 
 ANSWER_S = 10.0  # for a cluster to take a connection
@@ -115,6 +118,29 @@ def _connect(num_cpus: int | None) -> bool:
         where = f"the Ray at RAY_ADDRESS={address}" if address else "a Ray on this machine"
         raise ResourceError(f"{where} cannot be reached: {str(e).splitlines()[0]}") from None
     return not address
+
+
+def leaving() -> bool:
+    """Of a worker of Ray Train: whether a node of its group will be taken away. Ray's public question is a barrier of
+    all workers."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None
+
+
+def release_orphans() -> None:
+    """Give back the room that actors of this process's job had reserved and that have died since: Ray itself does so
+    where it has a dashboard to ask."""
+    import ray
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        found = PlacementGroupTableData.FromString(entry)
+        removed = found.state == PlacementGroupTableData.REMOVED
+        if found.creator_actor_dead and found.creator_job_id.hex() == job and not removed:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(found.placement_group_id)))
 
 
 def check_answers(address: str) -> None:

@@ -38,6 +38,10 @@ class Interrupted(BigmodelError):
     """Somebody asked the run to stop; its state is saved."""
 
 
+class Preempted(Interrupted):
+    """A machine of the run is about to be taken away; its state is saved."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'hidden_size'?` for a close match among the known words, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

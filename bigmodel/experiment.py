@@ -27,6 +27,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from bigmodel.errors import ConfigError, did_you_mean
 
@@ -241,8 +242,9 @@ class TrainConfig(Section):
     """About so many tokens of one optimiser step, padding included, in place of batch_size; 0 counts samples."""
     accumulate: PositiveInt = 1
     """Pieces a worker cuts its part of the batch into, to save memory; the step stays the same."""
-    workers: Count = 0
-    """0 trains in this process without Ray; N trains on N workers of Ray Train."""
+    workers: int | str = 0
+    """0 trains in this process without Ray; N trains on N workers of Ray Train; 1..4 on as many of them as there is
+    room for, more when nodes join and fewer when some are lost."""
     exact: bool = False
     """The same bits for any number of workers, on processors of one kind: each batch is cut into `shards`, whose
     gradients are summed in a fixed order. auto is then fp32, threads are 1 if not given, and accumulate is not used."""
@@ -284,15 +286,37 @@ class TrainConfig(Section):
     timeout: PositiveInt = 300
     """Seconds a collective operation of several workers may take."""
 
+    @field_validator("workers", mode="plain")
+    @classmethod
+    def is_a_number_or_a_range(cls, workers: Any) -> int | str:
+        if type(workers) is int and workers < 0:
+            raise PydanticCustomError("greater_than_equal", "at least 0", {"ge": 0})
+        if type(workers) is int or (isinstance(workers, str) and _in_order(workers)):
+            return workers
+        raise PydanticCustomError("workers", "a whole number, or a range such as 1..4")
+
     @model_validator(mode="after")
     def each_worker_has_a_shard(self) -> TrainConfig:
-        if self.exact and self.workers > self.shards:
+        if self.exact and self.most_workers > self.shards:
             raise ValueError(f"exact cuts a batch into {self.shards} shards, too few for workers: {self.workers}")
         return self
+
+    @property
+    def least_workers(self) -> int:
+        return int(str(self.workers).partition("..")[0])
+
+    @property
+    def most_workers(self) -> int:
+        return int(str(self.workers).rpartition("..")[2])
 
     def threads_of(self, available: int) -> int:
         """Threads of a worker that has so many cores."""
         return self.threads or (1 if self.exact else max(1, available))
+
+
+def _in_order(workers: str) -> bool:
+    found = re.fullmatch(r"([1-9]\d*)\.\.([1-9]\d*)", workers)
+    return found is not None and int(found[1]) <= int(found[2])
 
 
 class TuneConfig(Section):

@@ -98,6 +98,19 @@ class Cluster:
                 )
             )
 
+    def join(self) -> None:
+        """One node more. Its folder is its own, as on a machine of its own: a node deletes a job's files when it needs
+        them no more."""
+        away = f"--temp-dir={self.folder / f'ray{len(self.nodes)}-{secrets.token_hex(2)}'}"
+        self.add_node(f"--address={self.address}", "--include-log-monitor=false", away)
+
+    def lose(self, number: int) -> None:
+        """A node as its machine goes: SIGKILL for its raylet."""
+        parent = self.nodes.pop(number)
+        [raylet] = [process for process, of in running().items() if of == parent.pid and "raylet" in said(process)]
+        end(raylet)
+        parent.wait(60)
+
     def get(self, path: str, token: str | None = None) -> object:
         headers = {"Authorization": f"Bearer {token or self.token}"}
         with urllib.request.urlopen(urllib.request.Request(self.url + path, headers=headers), timeout=10) as answer:
@@ -177,9 +190,7 @@ def cluster(num_nodes: int = 2) -> Iterator[Cluster]:
         )
         it.wait(it.listens)
         for _ in range(num_nodes - 1):
-            # a folder of its own, as on a machine of its own: a node deletes a job's files when it needs them no more
-            away = f"--temp-dir={folder / f'ray{len(it.nodes)}'}"
-            it.add_node(f"--address={it.address}", "--include-log-monitor=false", away)
+            it.join()
         it.wait(lambda: it.alive() == num_nodes)
         yield it
     finally:
@@ -231,6 +242,14 @@ def carries(process: Process, mark: str) -> bool:
         return mark.encode() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False  # has ended, or is another user's
+
+
+def said(process: Process) -> str:
+    """Its name, or the program it runs."""
+    try:
+        return Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+    except OSError:
+        return ""  # has ended
 
 
 def end(process: Process) -> None:

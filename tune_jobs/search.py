@@ -88,6 +88,8 @@ def search(experiment: Experiment, check: Check | None = None, fresh: bool = Fal
 
 def refuse(experiment: Experiment, ranges: Space) -> None:
     tune, train = experiment.tune, experiment.train
+    if isinstance(train.workers, str):
+        raise ConfigError(f"train.workers is {train.workers}: trials share the cluster, so each has a fixed number")
     if tune.scheduler == "pbt" and train.workers > 1:
         raise ConfigError("tune.scheduler pbt clones weights between trials of one worker: set train.workers=0")
     if tune.scheduler == "pbt" and any(name.startswith("model.") for name in ranges):
@@ -214,7 +216,8 @@ def concurrency(base: Experiment) -> int:
     if tune.in_order:
         return 1
     available = ray.cluster_resources()
-    cpus = train.workers * max(1, train.threads) if train.workers > 1 else tune.num_cpus
+    workers = train.most_workers
+    cpus = workers * max(1, train.threads) if workers > 1 else tune.num_cpus
     room = int(available.get("CPU", 0) / cpus)
     if tune.num_gpus:
         room = min(room, int(available.get("GPU", 0) / tune.num_gpus))
@@ -277,7 +280,7 @@ def run_trials(
     storage = folder.parent / "ray"
     shutil.rmtree(storage, ignore_errors=True)
     shutil.rmtree(folder / ".ids", ignore_errors=True)
-    nested = base.train.workers > 1
+    nested = base.train.most_workers > 1
     resources = {"cpu": 0.01} if nested else {"cpu": base.tune.num_cpus, "gpu": base.tune.num_gpus}
     goal = tasks.get(base.task).goal
     at_once = base.tune.scheduler == "pbt" and scheduler is not None  # Ray's has no place for a searcher

@@ -100,7 +100,7 @@ class Trial(tune.Trainable):
         if experiment.train.precision == "auto":
             decided = shared_precision(experiment, self._path.parent, self._prepared)
             experiment = with_values(experiment, {"train.precision": decided})
-        self._parts = (nested if experiment.train.workers > 1 else alone)(experiment, self._prepared)
+        self._parts = (nested if experiment.train.most_workers > 1 else alone)(experiment, self._prepared)
 
     def _next(self) -> Event:
         """The next validation; one whose checkpoint a kill forestalled comes again."""

@@ -68,8 +68,11 @@ class Display:
 
     def _show_start(self, event: Event) -> None:
         self._total, self._started_at, self._began = event["total_steps"], event["step"], time.monotonic()
+        if event.get("after"):
+            self._say(event["after"])
         if event["step"]:
-            self._say(f"continuing from the checkpoint of step {event['step']:,} of {event['total_steps']:,}")
+            again = f": {event['again']:,} steps are done again" if event.get("again") else ""
+            self._say(f"continuing from the checkpoint of step {event['step']:,} of {event['total_steps']:,}{again}")
         num = event["workers"]
         workers = f"on {num} worker{'s' if num > 1 else ''} of Ray" if num else "in this process"
         threads = f"{event['threads']} thread" + ("s" if event["threads"] > 1 else "")

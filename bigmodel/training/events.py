@@ -34,16 +34,17 @@ class Events:
         self._file.flush()
         return self._file.tell()
 
-    def start(self, position: int) -> None:
-        """Cut off what will be done again. It is another file then, which is how `Tail` notices."""
+    def start(self, position: int) -> list[Event]:
+        """Cut off what will be done again. -> it. It is another file then, which is how `Tail` notices."""
         if self._path is None:
-            return
+            return []
         self._file.close()
-        kept = self._path.read_bytes()[:position]
+        written = self._path.read_bytes()
         part = self._path.with_name(f"{self._path.name}.part")
-        part.write_bytes(kept)
+        part.write_bytes(written[:position])
         os.replace(part, self._path)
         self._file = open(self._path, "ab")
+        return [json.loads(line) for line in written[position:].splitlines(keepends=True) if line.endswith(b"\n")]
 
     def written(self) -> list[Event]:
         """What the file tells so far."""

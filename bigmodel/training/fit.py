@@ -22,11 +22,11 @@ import torch.distributed as dist
 
 from bigmodel import cluster
 from bigmodel.data.prepare import Prepared, open_prepared, prepare
-from bigmodel.errors import CheckpointError, Interrupted, ResourceError, TrainingError
+from bigmodel.errors import CheckpointError, Interrupted, Preempted, ResourceError, TrainingError
 from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.tasks.base import as_judged
-from bigmodel.training import loop
+from bigmodel.training import loop, setback
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import Event, Listener, Tail
 from bigmodel.training.loop import STOP, Trainer, Worker
@@ -34,6 +34,8 @@ from bigmodel.training.run import Run
 from bigmodel.training.saver import BEST
 
 SHARED = "the output folder and data.cache must lie on storage that all nodes of the cluster share (BIGMODEL_HOME)"
+WAIT_S = 240  # for room for the workers, once it has been taken away
+GROW_S = 30.0  # between two looks whether there is room for more of them
 GOLDEN = 8  # validation rows stored with their answers in the model directory
 
 
@@ -158,7 +160,7 @@ def _on_ray(experiment: Experiment, prepared: Prepared, run: Run, listener: List
     try:
         scaling = _scaling(experiment, ray.cluster_resources())
         with Tail(run.events, listener):
-            return _trainer_result(experiment, prepared, run, scaling)
+            return _through_losses(experiment, prepared, run, scaling)
     finally:
         if ours:
             ray.shutdown()
@@ -166,13 +168,13 @@ def _on_ray(experiment: Experiment, prepared: Prepared, run: Run, listener: List
 
 def _scaling(experiment: Experiment, available: dict[str, float]) -> dict[str, Any]:
     """What each worker gets; ResourceError if the cluster has not so much, before anything waits for it."""
-    train = experiment.train
+    train, least = experiment.train, experiment.train.least_workers
     cpus, gpus = available.get("CPU", 0), available.get("GPU", 0)
-    use_gpu = train.device == "cuda" or (train.device == "auto" and gpus >= train.workers)
-    if use_gpu and gpus < train.workers:
+    use_gpu = train.device == "cuda" or (train.device == "auto" and gpus >= least)
+    if use_gpu and gpus < least:
         raise ResourceError(f"train.workers is {train.workers} with a GPU each; the cluster has {gpus:g} GPUs")
-    threads = train.threads_of(int(cpus // train.workers))
-    if cpus < train.workers * threads:
+    threads = train.threads_of(int(cpus // train.most_workers))
+    if cpus < least * threads:
         each = f", of {threads} threads each" if threads > 1 else ""
         raise ResourceError(
             f"train.workers is {train.workers}{each}; the cluster has {cpus:g} CPUs. "
@@ -185,35 +187,68 @@ def _scaling(experiment: Experiment, available: dict[str, float]) -> dict[str, A
     }
 
 
+def _through_losses(experiment: Experiment, prepared: Prepared, run: Run, scaling: dict[str, Any]) -> dict[str, Any]:
+    """What Ray Train does not do by itself: begin anew where its controller has died, or a node had to be left."""
+    from ray.exceptions import RayActorError
+
+    died = 0
+    while True:
+        try:
+            result = _trainer_result(experiment, prepared, run, scaling)
+        except RayActorError as e:
+            died += 1
+            if died > experiment.train.retries:
+                raise TrainingError(f"Ray Train's controller died {died} times; the last checkpoint stays") from e
+            cluster.release_orphans()
+            setback.note(run.path, "Ray Train's controller died")
+            continue
+        if "preempted" not in result:
+            return result
+
+
 def _trainer_result(experiment: Experiment, prepared: Prepared, run: Run, scaling: dict[str, Any]) -> dict[str, Any]:
     from ray.train.torch import TorchConfig
     from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
     from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-    train, threads = experiment.train, scaling.pop("threads")
+    train, least, most = experiment.train, experiment.train.least_workers, experiment.train.most_workers
     config = {
         "experiment": experiment.model_dump(mode="json"),
         "prepared": str(prepared.path),
         "run": str(run.path),
-        "threads": threads,
+        "threads": scaling["threads"],
     }
     trainer = TorchTrainer(
         _work,
         train_loop_config=config,
         torch_config=TorchConfig(timeout_s=train.timeout),
-        scaling_config=ScalingConfig(num_workers=train.workers, **scaling),
+        scaling_config=ScalingConfig(
+            num_workers=least if least == most else (least, most),
+            use_gpu=scaling["use_gpu"],
+            resources_per_worker=scaling["resources_per_worker"],
+            elastic_resize_monitor_interval_s=GROW_S,
+        ),
         run_config=RunConfig(
             name=f"{run.path.name}-{time.time_ns()}",  # ours are the checkpoints: Ray has nothing to resume
             storage_path=str(run.path / "ray"),
-            failure_config=FailureConfig(max_failures=train.retries, controller_failure_limit=train.retries),
+            failure_config=FailureConfig(
+                max_failures=train.retries,
+                controller_failure_limit=int(WAIT_S / float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])),
+            ),
+            callbacks=[_notes(run.path)],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:
         result: dict[str, Any] = vars(trainer.fit())["return_value"]
+    except ControllerError as e:
+        raise TrainingError(
+            f"Ray Train could not start {train.workers} workers any more; the last checkpoint stays. {last_line(e)}"
+        ) from e
     except TrainingFailedError as e:
-        raise TrainingError(f"training failed {train.retries + 1} times; the last checkpoint stays. {_cause(e)}") from e
+        what = _befallen(getattr(e, "worker_failures", None) or {0: e})
+        raise TrainingError(f"training failed {train.retries + 1} times; the last checkpoint stays: {what}") from e
     finally:
         shutil.rmtree(run.path / "ray", ignore_errors=True)
     if "error" in result:
@@ -231,7 +266,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
 
     context = ray.train.get_context()
     device = str(ray.train.torch.get_device())
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device, config["threads"], ray=True)
+    rank, world = context.get_world_rank(), context.get_world_size()
+    worker = Worker(rank, world, device, config["threads"], ray=True, leaves=cluster.leaving)
     if blind := _without(Path(config["prepared"]), worker):
         return {"error": f"{config['prepared']} is not to be seen on {', '.join(blind)}: {SHARED}"}
     experiment = Experiment.model_validate(config["experiment"])
@@ -239,6 +275,10 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         return loop.train(experiment, Path(config["prepared"]), Path(config["run"]), worker, lambda event: None)
     except TrainingError as e:
         return {"error": str(e)}
+    except Preempted as e:
+        if rank == 0:
+            setback.note(Path(config["run"]), str(e))
+        return {"preempted": str(e)}
     except Interrupted as e:
         if not (Path(config["run"]) / STOP).exists():
             raise  # a signal to this worker alone
@@ -253,8 +293,27 @@ def _without(path: Path, worker: Worker) -> list[str]:
     return sorted({name for name in seen if name})
 
 
-def _cause(error: Exception) -> str:
-    failures = getattr(error, "worker_failures", None) or {}
-    return " ".join(
-        f"Worker {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in failures.items()
-    ) or str(error)
+def _notes(run: Path) -> Any:
+    """Called by Ray Train's controller when workers fail."""
+    from ray.train import UserCallback
+
+    class Notes(UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            setback.note(run, _befallen(worker_exceptions))
+
+    return Notes()
+
+
+def _befallen(failures: dict[int, Exception]) -> str:
+    """Who died; else what the first one says, whom the others may have followed."""
+    from ray.exceptions import RayActorError
+
+    died = [rank for rank, e in failures.items() if isinstance(getattr(e, "health_check_failure", e), RayActorError)]
+    if died:
+        return " and ".join(f"worker {rank}" for rank in sorted(died)) + " died, or the node did"
+    rank, error = min(failures.items())
+    return f"worker {rank}: {last_line(error)}"
+
+
+def last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

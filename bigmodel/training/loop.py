@@ -28,14 +28,14 @@ from bigmodel import models, mup, optim, tasks
 from bigmodel.data.arrow import Samples
 from bigmodel.data.order import Order, generator, shard
 from bigmodel.data.prepare import Prepared, open_prepared
-from bigmodel.errors import CheckpointError, ConfigError, Interrupted
+from bigmodel.errors import CheckpointError, ConfigError, Interrupted, Preempted
 from bigmodel.experiment import Experiment
 from bigmodel.models import lora
 from bigmodel.models.fields import ModelError, root_message
 from bigmodel.models.init import initialize
 from bigmodel.predictor import Predictor, autocast
 from bigmodel.tasks.base import Answer, Sample
-from bigmodel.training import attention, healing, precision
+from bigmodel.training import attention, healing, precision, setback
 from bigmodel.training.checkpoint import Checkpoint, Checkpoints
 from bigmodel.training.dropout import BulkDropout
 from bigmodel.training.events import Event, Events, Listener, read
@@ -51,6 +51,10 @@ CHECKPOINT_S = 30.0
 VALIDATED = 65_536  # samples held at once
 
 
+def stays() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Worker:
     """Which of how many workers this is, and what it works with."""
@@ -61,6 +65,8 @@ class Worker:
     threads: int = 1
     ray: bool = False
     """A process of Ray Train, not the one that was called."""
+    leaves: Callable[[], bool] = stays
+    """Whether it is known that a machine of the run will be taken away."""
 
 
 @dataclass
@@ -411,7 +417,7 @@ def in_parts(
     with Events(run_path / "events.jsonl" if first else None, listener) as events, Stop() as stop:
         while True:
             trainer = Trainer(experiment, open_prepared(prepared), worker, decisions=decisions)
-            _resume(trainer, checkpoints, events)
+            _resume(trainer, checkpoints, events, run_path)
             try:
                 _decide_precision(trainer, Run(run_path), events)
                 trainer.wrap()
@@ -427,13 +433,13 @@ def in_parts(
     return vars(trainer.progress) | {"precision": trainer.precision, "parameters": trainer.model.num_parameters()}
 
 
-def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events) -> None:
+def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events, run_path: Path) -> None:
     """Take up the newest whole checkpoint, and cut the events back to it."""
     found, damaged = _newest(trainer.worker, checkpoints)
     if found is not None:
         trainer.restore(found.tensors)
         trainer.progress = Progress(**found.state)
-    events.start(trainer.progress.events)
+    again = [event["step"] for event in events.start(trainer.progress.events) if event["kind"] == "step"]
     sizes = {"train": len(trainer.samples), "valid": trainer.prepared.size("valid")}
     events.write(
         "start",
@@ -447,6 +453,9 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events) -> None:
         threads=trainer.worker.threads,
         node=platform.node(),
         pid=os.getpid(),
+        time=round(time.time(), 3),
+        again=max(again, default=trainer.progress.step) - trainer.progress.step,
+        after=setback.taken(run_path) if trainer.worker.rank == 0 else "",
     )
     for name in damaged:
         events.write("damaged_checkpoint", name=name, used=found.name if found else None)
@@ -523,16 +532,18 @@ def _steps(
         save = validate or stop.asked or (train.checkpoint_every and progress.step % train.checkpoint_every == 0)
         if save or log.full:
             log.flush()
-        save = save or log.stop_asked
+        save = save or log.stop_asked or log.leaving
         validated, best = _validate(trainer, events, rows, samples) if validate else (None, None)
         if save or (log.checkpoint_due and not train.checkpoint_every):
             progress.events = events.position
             better = ({"model": trainer.weights(averaged=True)}, best) if best is not None else None
             saver.save(trainer.tensors(), vars(progress), better)
             log.saved()  # validation and saving are not training
-        if stop.asked or log.stop_asked:
+        if stop.asked or log.stop_asked or log.leaving:
             events.flush()
             saver.wait()
+            if log.leaving:
+                raise Preempted(f"a node is to be taken away; the state of step {progress.step:,} is saved")
             raise Interrupted(f"stopped after step {progress.step} of {trainer.total_steps}; the state is saved")
         if train.early_stopping and progress.num_worse >= train.early_stopping:
             events.write("early_stop", step=progress.step, best_step=progress.best_step)
@@ -550,6 +561,7 @@ class StepLog:
 
     Whether to look again and whether a checkpoint is due depends on time, but all workers must do the same: the first
     one's clock, which travels with the losses, decides for all. So does whether it sees the file that asks to stop.
+    What any of them knows of machines that will be taken away, all of them learn.
     """
 
     def __init__(self, trainer: Trainer, events: Events, run_path: Path) -> None:
@@ -559,7 +571,7 @@ class StepLog:
         self._pending: list[dict[str, Any]] = []
         self._wanted = 1
         self._flushed = self._saved = time.perf_counter()
-        self.checkpoint_due = self.stop_asked = False
+        self.checkpoint_due = self.stop_asked = self.leaving = False
 
     @property
     def full(self) -> bool:
@@ -579,8 +591,9 @@ class StepLog:
         now = time.perf_counter()
         seconds = now - self._flushed
         losses = torch.stack([happened["loss"] for happened in self._pending])
-        losses, seconds, age, self.stop_asked = self._agree(
-            losses, seconds, now - self._saved, self._stop_file.exists()
+        stop, leaves = self._stop_file.exists(), self._trainer.worker.leaves()
+        losses, seconds, age, self.stop_asked, self.leaving = self._agree(
+            losses, seconds, now - self._saved, stop, leaves
         )
         self._trainer.progress.seconds += seconds
         self.checkpoint_due = age >= CHECKPOINT_S
@@ -598,17 +611,21 @@ class StepLog:
         self._events.flush()
         self._pending, self._flushed = [], time.perf_counter()
 
-    def _agree(self, losses: Tensor, seconds: float, age: float, stop: bool) -> tuple[Tensor, float, float, bool]:
-        """The mean of all workers' losses, and of the first one seconds, age of its checkpoint, stop file."""
+    def _agree(
+        self, losses: Tensor, seconds: float, age: float, stop: bool, leaves: bool
+    ) -> tuple[Tensor, float, float, bool, bool]:
+        """The mean of all workers' losses; of the first one seconds, age of its checkpoint, stop file; whether any of
+        them leaves."""
         world = self._trainer.worker.world
         if world == 1:
-            return losses, seconds, age, stop
+            return losses, seconds, age, stop, leaves
         own = [seconds * world, age * world, float(stop) * world] if self._trainer.worker.rank == 0 else [0.0] * 3
+        own.append(float(leaves))
         shared = torch.cat([losses.double(), torch.tensor(own, dtype=torch.float64, device=losses.device)])
         dist.all_reduce(shared)
         shared /= world
-        seconds, age, asked = shared[-3:].tolist()
-        return shared[:-3], seconds, age, asked > 0
+        seconds, age, asked, leaving = shared[-4:].tolist()
+        return shared[:-4], seconds, age, asked > 0, leaving > 0
 
 
 def _validate(trainer: Trainer, events: Events, rows: Any, samples: Any) -> tuple[Event | None, dict[str, Any] | None]:

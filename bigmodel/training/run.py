@@ -22,6 +22,7 @@ import yaml
 from bigmodel.errors import CheckpointError, ConfigError, ResourceError
 from bigmodel.experiment import Experiment, differences
 from bigmodel.training.events import read
+from bigmodel.training.setback import SETBACK
 
 # What may change between a run and its continuation: who does the work, not what the work is.
 EXECUTION: Any = {
@@ -131,7 +132,7 @@ class Run:
         """Delete what the run made; the lock stays."""
         for name in ("checkpoints", "model"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("run.json", "experiment.yaml", "events.jsonl", "report.json"):
+        for name in ("run.json", "experiment.yaml", "events.jsonl", "report.json", SETBACK):
             (self.path / name).unlink(missing_ok=True)
         self.info = {}
 

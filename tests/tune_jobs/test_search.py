@@ -174,6 +174,7 @@ def test_trials_of_several_workers_nest_and_end(experiment, ray_here):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
+        (["train.workers=1..2"], ConfigError, "train.workers is 1..2: trials share the cluster"),
         (["tune.scheduler=pbt", "train.workers=2"], ConfigError, "pbt clones weights between trials of one worker"),
         (["tune.scheduler=pbt", 'tune.space={"model.hidden_size": [4, 8]}'], ConfigError, "would change their shapes"),
         (["tune.scheduler=pbt", "tune.in_order=true"], ConfigError, "pbt needs several"),
