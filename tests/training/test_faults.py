@@ -119,6 +119,7 @@ def test_a_killed_worker(nodes, job, unbroken):
     assert same(it, unbroken) and "steps are done again" in it.said
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_controller(nodes, job, unbroken):
     with_nodes(nodes, 2)
@@ -132,6 +133,7 @@ def test_a_killed_controller(nodes, job, unbroken):
     assert same(it, unbroken)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_driver(nodes, job, unbroken):
     with_nodes(nodes, 2)
@@ -145,6 +147,7 @@ def test_a_killed_driver(nodes, job, unbroken):
     assert same(it, unbroken)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_node_that_will_be_taken_away_is_left_in_time(nodes, job, unbroken):
     with_nodes(nodes, 2)
@@ -169,6 +172,7 @@ def test_a_node_that_will_be_taken_away_is_left_in_time(nodes, job, unbroken):
     leaving.wait(60)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_lost_node(nodes, job, unbroken):
     with_nodes(nodes, 2)
