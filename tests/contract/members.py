@@ -18,7 +18,7 @@ from typing import Any
 from bigmodel import tasks
 from bigmodel.data.clean import read_options
 from bigmodel.data.sources import open_rows
-from bigmodel.experiment import Experiment, TokenizerConfig
+from bigmodel.experiment import Experiment, TokenizerConfig, change
 from bigmodel.tasks.base import WHOLE
 
 
@@ -288,3 +288,24 @@ MEMBERS = [
     Member("pretrained", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0}),
     Member("lora", TEXT, {"pretrained": tiny_bert, "hidden_dropout_prob": 0.0, "lora": LORA}, lr=0.002, epochs=120),
 ]
+
+
+def small(task: str, model: dict[str, Any], *changes: str) -> Callable[..., Experiment]:
+    """small(...)(folder, "key=value", ...): an experiment that takes seconds."""
+    member = Member("small", task, model)
+    return lambda folder, *more: change(member.experiment(folder), [*changes, *more])
+
+
+ONE_STAGE = {"type": "cnn", "hidden_sizes": [8], "depths": [1], "dropout": 0.0}
+SMALL = {
+    IMAGE: small(IMAGE, ONE_STAGE, "data.augment.crop=0.2", "data.augment.mixup=0.3"),
+    "translation": small(
+        "translation",
+        {"type": "transformer", **TRANSLATOR},
+        *("data.augment.token_dropout=0.2", "train.batch_tokens=300", "train.label_smoothing=0.1"),
+    ),
+    STORY: small(STORY, {"type": "transformer", **DECODER}, "data.max_length=24"),
+    LABELS: small(LABELS, {"type": "ft_transformer", **COLUMNS}),
+    NUMBERS: small(NUMBERS, {"type": "ft_transformer", **COLUMNS}),
+}
+"""One member of each task but text-classification, with augmentation and batches of unlike size."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from contract.members import Member
+from contract.members import SMALL, Member
 
 from bigmodel.data.prepare import prepare
 from bigmodel.errors import ConfigError
@@ -129,6 +129,18 @@ def test_the_fast_mode_on_two_workers_agrees_after_100_steps(experiment, tmp_pat
     _, two = on(2, experiment(*plain), tmp_path)
     losses = [[dict(step)["loss"] for step in steps if dict(step)["kind"] == "step"] for steps in (alone, two)]
     assert losses[1][:100] == pytest.approx(losses[0][:100], rel=1e-5)
+
+
+@pytest.mark.parametrize("task", SMALL)
+def test_the_fast_mode_on_two_workers_agrees_in_every_task(task, tmp_path):
+    """By gradient descent: Adam makes a step of any gradient, be it the rounding of one that is 0."""
+    plain = ("optim.type=gd", "optim.lr=0.05", "train.epochs=2", "train.batch_size=7", "train.validate_every=4")
+    wanted = SMALL[task](tmp_path, *plain)
+    (alone, here), (two, there) = on(0, wanted, tmp_path), on(2, wanted, tmp_path)
+    losses = [[dict(step)["loss"] for step in steps] for steps in (here, there)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) > 5
+    for name, tensor in alone.tensors["model"].items():
+        torch.testing.assert_close(two.tensors["model"][name], tensor, rtol=1e-5, atol=1e-5)
 
 
 def test_a_run_that_grows_and_shrinks_on_the_way_ends_at_the_same_bits(experiment, tmp_path, ray_here):
