@@ -1,4 +1,5 @@
-"""Every task on two workers of Ray Train: the bits that this process alone would have learnt."""
+"""Every task on two workers of Ray Train: the bits that this process alone would have learnt. test_exact.py has the
+same without Ray."""
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from bigmodel.training.events import read
 from bigmodel.training.fit import fit
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("task", SMALL)
 def test_two_workers_learn_what_this_process_learns(task, tmp_path, ray_here):
     changes = ("train.epochs=2", "train.batch_size=7", "train.validate_every=4", "train.exact=true")
