@@ -125,7 +125,10 @@ def endure(it: Cluster, experiment: Experiment, fault: Fault | None, every: floa
 
 
 def told(job: Job, start: dict[str, Any], killed: float, stepped: float) -> str:
-    fields = Path(f"/proc/{start['pid']}/stat").read_text().rpartition(")")[2].split()
+    try:
+        fields = Path(f"/proc/{start['pid']}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:  # the run has ended since
+        return f"{stepped - killed:.1f} s to the next step; {start['again']} steps done again"
     cpu = (int(fields[11]) + int(fields[12])) / TICKS
     up = float(Path("/proc/uptime").read_text().split()[0])
     process = time.time() - up + Process(start["pid"], int(fields[19])).started / TICKS
