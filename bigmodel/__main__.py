@@ -240,22 +240,13 @@ def reproduce(
     raise typer.Exit(again.reproduce(run, output, fresh))
 
 
-def walk_rarely() -> None:
-    """Spare a command one and a half of its seconds.
-
-    The libraries it imports make half a million objects that stay. Python would walk all of them again and again
-    meanwhile, and once more at its end. Young objects are looked at as often as ever.
-    """
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, 1000)
-    atexit.register(gc.freeze)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command. A mistake of the user is one message and exit code 2; an interrupted run leaves with 130."""
     from bigmodel.errors import BigmodelError, Interrupted
+    from bigmodel.imports import walk_rarely
 
     walk_rarely()
+    atexit.register(gc.freeze)  # at its end Python would walk all objects once more
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a command as Ctrl-C does
     try:
         app(arguments, prog_name="bigmodel")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("bigmodel", "serve_app", "tune_jobs")
 
 FLOORS = [  # from the ground up; the longest name that fits a file says where it lives
-    ["bigmodel.errors"],
+    ["bigmodel.errors", "bigmodel.imports"],
     [
         "bigmodel.models",
         "bigmodel.optim",
@@ -36,7 +36,7 @@ FLOORS = [  # from the ground up; the longest name that fits a file says where i
     ["bigmodel.__main__"],
     ["tune_jobs.__main__"],
 ]
-KNOW_RAY = {"bigmodel.data.prepare", "bigmodel.training.fit", "bigmodel.cluster", "tune_jobs", "serve_app"}
+KNOW_RAY = {"bigmodel.data.prepare", "bigmodel.training.on_ray", "bigmodel.cluster", "tune_jobs", "serve_app"}
 KNOW_MODELS = {"torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "peft"}
 """torch, transformers, and what transformers itself cannot be without; peft, where LoRA is asked for."""
 HEAVY = {"torch", "ray", "transformers", "numpy", "pyarrow", "sklearn", "captum", "pydantic", "yaml", "rich"}

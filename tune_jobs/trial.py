@@ -7,7 +7,6 @@ events tell of, then goes on from its checkpoint. So a scheduler sees the same t
 from __future__ import annotations
 
 import fcntl
-import gc
 import json
 import math
 import queue
@@ -22,8 +21,9 @@ from ray import tune
 from bigmodel import tasks
 from bigmodel.errors import BigmodelError
 from bigmodel.experiment import Experiment
+from bigmodel.imports import walk_rarely
 from bigmodel.training.events import Event
-from bigmodel.training.run import Run
+from bigmodel.training.run import STOP, Run
 from tune_jobs.space import with_values
 
 Parts = Generator[Event, None, Run]
@@ -157,12 +157,8 @@ class Trial(tune.Trainable):
 
 
 def import_all() -> None:
-    """What every trial of this process needs, before any of them waits for another.
-
-    The libraries make half a million objects that stay: Python need not walk all of them again and again meanwhile.
-    """
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, 1000)
+    """What every trial of this process needs, before any of them waits for another."""
+    walk_rarely()
     from bigmodel.training import fit  # noqa: F401
 
 
@@ -225,7 +221,7 @@ def nested(experiment: Experiment, prepared: Path | None) -> Parts:
                 raise found
             yield found
     except GeneratorExit:
-        (experiment.output_path / "stop").touch()
+        (experiment.output_path / STOP).touch()
         thread.join()
         raise
 

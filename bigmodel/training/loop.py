@@ -40,11 +40,10 @@ from bigmodel.training.checkpoint import Checkpoint, Checkpoints
 from bigmodel.training.dropout import BulkDropout
 from bigmodel.training.events import Event, Events, Listener, read
 from bigmodel.training.exact import ExactGradients, owned
-from bigmodel.training.run import Run
+from bigmodel.training.run import STOP, Run
 from bigmodel.training.saver import STEP, Saver
 
 T = TypeVar("T")
-STOP = "stop"
 FLUSH = 10  # most steps between two looks at the loss, so that a GPU is not waited for at each
 FLUSH_S = 1.0  # seconds between them, where steps are slow
 CHECKPOINT_S = 30.0

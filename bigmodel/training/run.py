@@ -24,6 +24,9 @@ from bigmodel.experiment import Experiment, differences
 from bigmodel.training.events import read
 from bigmodel.training.setback import SETBACK
 
+STOP = "stop"
+"""A file of this name asks the run to save and end."""
+
 # What may change between a run and its continuation: who does the work, not what the work is.
 EXECUTION: Any = {
     "output": True,

@@ -21,7 +21,7 @@ from bigmodel.training.events import read
 from bigmodel.training.exact import add_up, nodes, owned, total
 from bigmodel.training.fit import fit
 from bigmodel.training.loop import Trainer, Worker
-from bigmodel.training.run import Run
+from bigmodel.training.run import STOP, Run
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 4, 6, 8, 13, 16])
@@ -151,7 +151,7 @@ def test_a_run_that_grows_and_shrinks_on_the_way_ends_at_the_same_bits(experimen
 
         def stop(event: dict[str, Any], step: int = step) -> None:
             if event["kind"] == "step" and event["step"] >= step:
-                (tmp_path / "moving" / loop.STOP).touch()
+                (tmp_path / "moving" / STOP).touch()
 
         with pytest.raises(loop.Interrupted):
             fit(experiment(*changes, moving, f"train.workers={workers}"), listener=stop)
