@@ -16,6 +16,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from bigmodel.errors import ResourceError
 
@@ -118,6 +119,15 @@ def _connect(num_cpus: int | None) -> bool:
         where = f"the Ray at RAY_ADDRESS={address}" if address else "a Ray on this machine"
         raise ResourceError(f"{where} cannot be reached: {str(e).splitlines()[0]}") from None
     return not address
+
+
+def lighter(trainer: Any) -> Any:
+    """A trainer of Ray Train without the actors that bigmodel has no use for, each a process that takes seconds to
+    start: for data sets, though there are none; and, on a Ray of our own, for room that only a dashboard tells of."""
+    unused = {"DatasetsCallback"} | (set() if os.environ.get("RAY_ADDRESS") else {"PlacementGroupCleanerCallback"})
+    usual = trainer._create_default_callbacks
+    trainer._create_default_callbacks = lambda: [one for one in usual() if type(one).__name__ not in unused]
+    return trainer
 
 
 def leaving() -> bool:

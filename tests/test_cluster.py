@@ -4,6 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from bigmodel import cluster
+
 SCRIPT = """
 from bigmodel import cluster
 
@@ -33,3 +37,15 @@ def test_who_connects_joins_the_ray_that_was_started_ahead_and_it_goes_with_its_
 
 def test_without_a_start_who_connects_gets_a_ray_of_its_own():
     assert run("pass") == ["own 1", "left 0"]
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:6379"])
+def test_actors_without_use_are_left_out(monkeypatch, address):
+    from ray.train.torch import TorchTrainer
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    usual, ours = (
+        {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+        for trainer in (TorchTrainer(print), cluster.lighter(TorchTrainer(print)))
+    )
+    assert usual - ours == {"DatasetsCallback"} | (set() if address else {"PlacementGroupCleanerCallback"})

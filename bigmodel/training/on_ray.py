@@ -117,7 +117,7 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
         ),
     )
     try:
-        result: dict[str, Any] = vars(trainer.fit())["return_value"]
+        result: dict[str, Any] = vars(cluster.lighter(trainer).fit())["return_value"]
     except ControllerError as e:
         raise TrainingError(
             f"Ray Train could not start {train.workers} workers any more; the last checkpoint stays. {last_line(e)}"
