@@ -1,15 +1,16 @@
 """Does the learning rate found on a narrow model hold for a wide one? Standard and maximal update parametrisation.
 
     python benchmarks/transfer.py --processes 2                  docs/transfer_encoder.svg and a table; 15 to 25 minutes
-    python benchmarks/transfer.py --model decoder --seeds 1      docs/transfer_decoder.svg
+    python benchmarks/transfer.py --model decoder --seeds 1 --steps 120 --length 32 --batch 12 --powers -13 -6
+                                                                 docs/transfer_decoder.svg
     python benchmarks/transfer.py --widths 64 128 --steps 20     does it work?
 
-Two layers of several widths, heads of 64, no dropout, learn waimai_10k from scratch with bigmodel's own loop, encoders
-the opinion and decoders the next character: Adam with its defaults, gradients clipped at 1, a rate that is constant
-after the warm-up, less than one epoch, so that every batch is new. All runs of a seed see the same batches; narrow
-models, which are cheap and noisy, get more seeds. The loss is the mean over the last quarter of the steps, then over
-the seeds; the best rate is the vertex of the parabola fitted to the five rates around the lowest loss. At the base
-width, 64, both parametrisations are the same run.
+Two layers of several widths, heads of 64, no dropout, learn from scratch with bigmodel's own loop: encoders the
+opinions of waimai_10k, decoders the next character of Tiny Shakespeare. Adam with its defaults, gradients clipped at 1,
+a rate that is constant after the warm-up, less than one epoch, so that every batch is new. All runs of a seed see the
+same batches; narrow models, which are cheap and noisy, get more seeds. The loss is the mean over the last quarter of
+the steps, then over the seeds; the best rate is the vertex of the parabola fitted to the five rates around the lowest
+loss. At the base width, 64, both parametrisations are the same run.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import reviews
+import task_data
 
 BASE = 64
 DOCS = Path(__file__).parents[1] / "docs"
@@ -50,9 +52,11 @@ def run(jobs: Sequence[Job], options: dict[str, Any], processes: int, results: P
     if not missing:
         return losses
     with tempfile.TemporaryDirectory() as folder:
-        rows, _, what = reviews.reviews(seed=0)
-        reviews.write(Path(folder, "train.csv"), rows)
-        Path(folder, "train.txt").write_text("\n".join(text for text, _ in rows), "utf-8")
+        if options["model"] == "decoder":
+            what = task_data.write("text-generation", Path(folder), 10_000, seed=0)
+        else:
+            rows, _, what = reviews.reviews(seed=0)
+            reviews.write(Path(folder, "train.csv"), rows)
         print(f"{len(missing)} runs on {what}", flush=True)
         learn(missing[-1], folder, options | {"steps": 1})  # prepares the data
         with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
