@@ -94,6 +94,7 @@ def same(job: Job, unbroken: Path) -> bool:
     return sha256(job.run) == sha256(unbroken) and steps(job.run) == steps(unbroken)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_node_that_joins_is_used(nodes, job, unbroken):
     it = job("train.workers=1..2")
