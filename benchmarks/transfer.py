@@ -1,8 +1,8 @@
-"""Does the learning rate found on a narrow model hold for a wide one? Standard and maximal update parametrisation.
+r"""Does the learning rate found on a narrow model hold for a wide one? Standard and maximal update parametrisation.
 
     python benchmarks/transfer.py --processes 2                  docs/transfer_encoder.svg and a table; 15 to 25 minutes
-    python benchmarks/transfer.py --model decoder --seeds 1 --steps 120 --length 32 --batch 12 --powers -13 -6
-                                                                 docs/transfer_decoder.svg
+    python benchmarks/transfer.py --model decoder --widths 64 256 512 --seeds 1 --steps 120 --length 32 \
+        --batch 12 --powers -13 -6                               docs/transfer_decoder.svg
     python benchmarks/transfer.py --widths 64 128 --steps 20     does it work?
 
 Two layers of several widths, heads of 64, no dropout, learn from scratch with bigmodel's own loop: encoders the
