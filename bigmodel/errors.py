@@ -42,6 +42,11 @@ class Preempted(Interrupted):
     """A machine of the run is about to be taken away; its state is saved."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'hidden_size'?` for a close match among the known words, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

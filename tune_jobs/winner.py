@@ -102,9 +102,8 @@ def against_default(found: Search, winner: Trial, experiment: Experiment) -> dic
         return None
     from bigmodel.data.prepare import open_prepared
     from bigmodel.predictor import Predictor
-    from bigmodel.training.fit import fit
 
-    default = fit(trial_experiment(found, found.trials[0]))  # to its end, where the scheduler had stopped it
+    default = fitted(trial_experiment(found, found.trials[0]))  # to its end, where the scheduler had stopped it
     rows = open_prepared(Path(default.info["prepared"])).rows("test")[:]
     if not rows or "label" not in rows[0]:
         return None

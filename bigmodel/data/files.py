@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from bigmodel.data.progress import advance
-from bigmodel.errors import BigmodelError, DataError
+from bigmodel.errors import BigmodelError, DataError, first_line
 
 BLOCK = 1 << 20
 """Bytes read at once."""
@@ -153,11 +153,11 @@ def reading(source: str) -> Iterator[None]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{source}: damaged gzip file: {error}") from error
     except OSError as error:
-        raise DataError(f"{source}: cannot be read: {_first_line(error)}") from error
+        raise DataError(f"{source}: cannot be read: {first_line(error)[:300]}") from error
     except Exception as error:  # each remote file system has exceptions of its own
         if not is_remote(source):
             raise
-        raise DataError(f"{source}: cannot be read: {type(error).__name__}: {_first_line(error)}") from error
+        raise DataError(f"{source}: cannot be read: {type(error).__name__}: {first_line(error)[:300]}") from error
 
 
 def suffix(source: str) -> str:
@@ -245,10 +245,6 @@ def _listed(folder: str) -> dict[str, Mapping[str, Any]]:
     return {name: found[name] for name in sorted(shown)}
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
 def is_remote(source: str) -> bool:
     return "://" in source and not source.startswith("file://")
 
@@ -297,7 +293,7 @@ def _file_system(source: str) -> tuple[Any, str]:
     try:
         fs, path = fsspec.url_to_fs(source)
     except ImportError as error:
-        raise DataError(f"{source}: {scheme}:// needs another package: {_first_line(error)}") from error
+        raise DataError(f"{source}: {scheme}:// needs another package: {first_line(error)[:300]}") from error
     return fs, path
 
 

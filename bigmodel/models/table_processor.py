@@ -61,7 +61,7 @@ class TableProcessor(FeatureExtractionMixin):
             if column["kind"] in ("category", "boolean"):
                 codes.append(category_codes(values, column))
             else:
-                read = days(values, column) if column["kind"] == "date" else floats(values, column["name"])[None]
+                read = dates(values, column) if column["kind"] == "date" else floats(values, column["name"])[None]
                 for part, of in zip(column["parts"], read, strict=True):
                     known = of if column["missing"] else np.where(np.isnan(of), part["median"], of)
                     numbers.append(np.interp(known, part["x"], part["z"]))
@@ -125,18 +125,15 @@ def is_number(value: Any) -> bool:
         return False
 
 
-def days(values: Sequence[Any], column: Mapping[str, Any]) -> NDArray[np.float64]:
-    return dates(values, column["name"], column.get("format"))
-
-
-def dates(values: Sequence[Any], name: str, form: str | None = None) -> NDArray[np.float64]:
+def dates(values: Sequence[Any], column: Mapping[str, Any]) -> NDArray[np.float64]:
     """(3, B): days since 1970, day of the year, day of the week; NaN for None."""
+    form = column.get("format")
     read = np.full((3, len(values)), np.nan)
     for i, value in enumerate(values):
         if value is not None:
             moment = date(value, form)
             if moment is None:
-                raise ValueError(f"column '{name}' holds dates {such_as(form)}; found {value!r:.60}")
+                raise ValueError(f"column '{column['name']}' holds dates {such_as(form)}; found {value!r:.60}")
             seconds = (moment - datetime.datetime(1970, 1, 1)).total_seconds()
             read[:, i] = seconds / 86400, moment.timetuple().tm_yday, moment.weekday()
     return read

@@ -71,7 +71,7 @@ def column(name: str, values: Sequence[Any], table: TableConfig) -> dict[str, An
         if kind == "number":
             learnt |= {"parts": [part(cells.floats(known, name))]}
         elif kind == "date":
-            learnt |= {"parts": [part(of) for of in cells.days(known, learnt)]}
+            learnt |= {"parts": [part(of) for of in cells.dates(known, learnt)]}
         else:
             learnt |= {"categories": categories(name, known, kind, table.max_categories)}
     except ValueError as why:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bigmodel.errors import first_line
 from bigmodel.experiment import TokenizerConfig
 
 END, UNKNOWN = "<|end|>", "<|unknown|>"
@@ -114,14 +115,11 @@ def chat(processor: Any, messages: Sequence[Mapping[str, str]], answer: bool) ->
             messages, add_generation_prompt=answer, sanitize_control_tokens=True, return_dict=False
         )
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as why:
-        raise ValueError(f"the model's chat template does not take these messages: {first_line(why)}") from None
+        reason = first_line(why)[:200].rstrip(".")
+        raise ValueError(f"the model's chat template does not take these messages: {reason}") from None
     finally:
         processor.backend_tokenizer.encode_special_tokens = True  # the same as Encoder has it
     return np.array(ids, np.int32)
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(".")
 
 
 def _character_table(processor: Any) -> Ids | None:

@@ -244,13 +244,13 @@ def field_of(column: Mapping[str, Any]) -> tuple[Any, str]:
 
 
 def asked(given: Mapping[str, Any], processor: TableProcessor) -> Row:
-    from bigmodel.models.table_processor import days, nothing
+    from bigmodel.models.table_processor import dates, nothing
 
     cells = {column["name"]: given[f"column_{i}"] for i, column in enumerate(processor.columns)}
     for column in processor.columns:
         if column["kind"] == "date":
             try:
-                days([nothing(cells[column["name"]], processor.missing)], column)
+                dates([nothing(cells[column["name"]], processor.missing)], column)
             except ValueError as why:
                 raise Refused(str(why), column["name"]) from None
     return {"features": json.dumps(cells, ensure_ascii=False)}

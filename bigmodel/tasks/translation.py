@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from bigmodel.errors import CheckpointError, ConfigError
+from bigmodel.errors import CheckpointError, ConfigError, first_line
 from bigmodel.evaluation import bleu
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment as tokens
@@ -116,7 +116,7 @@ def _adopt(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[L
         processor = subwords.load(Path(models.pretrained.locate(source)), experiment.data.max_length)
         config = models.pretrained.read_config(source)
     except (OSError, ValueError, ImportError) as e:
-        raise ConfigError(f"model.pretrained: the tokenizer of '{source}' does not open: {_reason(e)}") from None
+        raise ConfigError(f"model.pretrained: the tokenizer of '{source}' does not open: {first_line(e)}") from None
     if tokenizer.is_made_up(processor.source):
         raise ConfigError(f"model.pretrained: '{source}' has no tokenizer: put the one it was trained with beside it")
     _limit(processor, config)
@@ -125,10 +125,6 @@ def _adopt(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[L
         "pad_token_id": processor.source.pad_token_id,
         "decoder_start_token_id": _start(config, source),
     }
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _start(config: Any, source: str) -> int:

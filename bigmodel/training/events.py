@@ -44,7 +44,7 @@ class Events:
         part.write_bytes(written[:position])
         os.replace(part, self._path)
         self._file = open(self._path, "ab")
-        return [json.loads(line) for line in written[position:].splitlines(keepends=True) if line.endswith(b"\n")]
+        return _whole(written[position:])
 
     def written(self) -> list[Event]:
         """What the file tells so far."""
@@ -68,9 +68,11 @@ class Events:
 
 def read(path: Path) -> list[Event]:
     """All whole lines of the file; a line that is still being written is left out."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return _whole(path.read_bytes()) if path.exists() else []
+
+
+def _whole(lines: bytes) -> list[Event]:
+    return [json.loads(line) for line in lines.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 class Tail:

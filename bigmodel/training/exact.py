@@ -124,9 +124,9 @@ class ExactGradients:
             loss.backward()
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
         took_part = [float(p.grad is not None) for p in self._parameters]
-        told = [float(loss.detach()), float(trainer.task.padded(batch)), *took_part]
-        told_too = torch.tensor(told, device=trainer.worker.device)
-        flat = torch.cat([tensor.reshape(-1) for tensor in [*gradients, *self._averages, told_too]])
+        numbers = [float(loss.detach()), float(trainer.task.padded(batch)), *took_part]
+        told = torch.tensor(numbers, device=trainer.worker.device)
+        flat = torch.cat([tensor.reshape(-1) for tensor in [*gradients, *self._averages, told]])
         trainer.optimizer.zero_grad(set_to_none=True)
         return flat
 

@@ -67,7 +67,7 @@ class Member:
                 "validate_every": 3 * self.epochs,
                 "precision": "fp32",
                 "threads": 1,
-            },  # fmt: skip
+            },
             "output": str(folder / "run"),
         }
 

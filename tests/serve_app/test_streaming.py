@@ -2,9 +2,9 @@
 
 import http.client
 import json
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,12 @@ def client(model, on_uvicorn, client_of) -> Iterator[Any]:
         yield client_of(port)
 
 
+def together(ask: Callable[[int], Any], count: int) -> list[Any]:
+    """What each of so many says that ask at the same time."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(ask, range(count)))
+
+
 def events(body: bytes) -> list[dict[str, Any]]:
     return [json.loads(event.removeprefix("data: ")) for event in body.decode().split("\n\n") if event]
 
@@ -61,18 +67,12 @@ def test_streams_that_run_together_say_what_each_says_alone(client):
         for n in range(12)
     ]
     alone = [client.ask(one).body for one in asked]
-    together: list[Any] = [None] * len(asked)
 
-    def ask(n: int) -> None:
+    def ask(n: int) -> Any:
         time.sleep(0.003 * n)
-        together[n] = events(client.ask(asked[n] | {"stream": True}).body)[-1]
+        return events(client.ask(asked[n] | {"stream": True}).body)[-1]
 
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(asked))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert together == alone
+    assert together(ask, len(asked)) == alone
     assert client.ask({"inputs": asked[:8]}).body == alone[:8]
 
 
@@ -162,17 +162,11 @@ def test_the_pieces_of_a_translation_are_the_whole_one(translating):
 
 def test_translations_that_run_together_say_what_each_says_alone(translating):
     alone = translating.ask({"texts": texts(8)}).body
-    together: list[Any] = [None] * len(alone)
 
-    def ask(n: int) -> None:
-        together[n] = events(translating.ask({"text": texts(8)[n], "stream": True}).body)[-1]
+    def ask(n: int) -> Any:
+        return events(translating.ask({"text": texts(8)[n], "stream": True}).body)[-1]
 
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(len(alone))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert together == alone
+    assert together(ask, len(alone)) == alone
 
 
 def test_who_leaves_a_translation_frees_its_place(translating):

@@ -72,6 +72,13 @@ def with_nodes(it: Cluster, count: int) -> None:
     it.wait(lambda: it.alive() == count)
 
 
+def on_two(it: Cluster, job: Callable[..., Job]) -> tuple[Job, dict[str, Any]]:
+    """A job on two workers that has saved more than once, and its start."""
+    with_nodes(it, 2)
+    begun = job("train.workers=2")
+    return begun, begun.wait_for_step(50)
+
+
 def on_both(it: Job) -> dict[str, Any]:
     """The start on two nodes: Ray may take half a minute to see one that has just joined."""
     start = it.wait_for_step(50)
@@ -109,9 +116,7 @@ def test_a_node_that_joins_is_used(nodes, job, unbroken):
 
 @pytest.mark.timeout(600)
 def test_a_killed_worker(nodes, job, unbroken):
-    with_nodes(nodes, 2)
-    it = job("train.workers=2")
-    first = it.wait_for_step(50)
+    it, first = on_two(nodes, job)
     os.kill(first["pid"], signal.SIGKILL)
     second = it.wait_for_another(first)
     assert second["workers"] == 2 and second["again"] <= EVERY + 10
@@ -123,9 +128,7 @@ def test_a_killed_worker(nodes, job, unbroken):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_controller(nodes, job, unbroken):
-    with_nodes(nodes, 2)
-    it = job("train.workers=2")
-    first = it.wait_for_step(50)
+    it, first = on_two(nodes, job)
     for controller in named(nodes, "TrainController"):
         end(controller)
     second = it.wait_for_another(first)
@@ -137,9 +140,7 @@ def test_a_killed_controller(nodes, job, unbroken):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_driver(nodes, job, unbroken):
-    with_nodes(nodes, 2)
-    it = job("train.workers=2")
-    first = it.wait_for_step(50)
+    it, first = on_two(nodes, job)
     it.kill()
     it = job("train.workers=2")
     second = it.wait_for_another(first)
