@@ -240,6 +240,10 @@ def result(parts: Parts, marks: list[Mark], amount: float | None = None) -> dict
 
 
 def contend(name: str, job: Job, number: int) -> dict[str, Any]:
+    if name == "bigmodel":
+        from bigmodel.imports import lighten
+
+        lighten()  # as its command does
     import torch
 
     torch.set_num_threads(job.threads)

@@ -202,6 +202,10 @@ def result(
 
 
 def contend(name: str, job: Job, number: int) -> dict[str, Any]:
+    if name == "bigmodel":
+        from bigmodel.imports import lighten
+
+        lighten()  # as its command does
     import torch
 
     torch.set_num_threads(job.threads)

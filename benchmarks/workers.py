@@ -4,7 +4,8 @@
     python benchmarks/workers.py --type lstm
 
 All train the same model on the same global batches, each worker in a process of its own with one thread, in fp32; gloo
-adds up the gradients, as on Ray Train. Rounds are interleaved. The speed is that between step 10 and the last one, by
+adds up the gradients, as on Ray Train. "two apart" are two runs of half the batch that know nothing of each other: what
+the machine's cores are worth together. Rounds are interleaved. The speed is that between step 10 and the last one, by
 the clock of the first worker.
 """
 
@@ -33,13 +34,18 @@ NO_SPLIT = {"valid": 0, "test": 0}
 CONTENDERS = {
     "one worker": (1, {}),
     "two workers": (2, {}),
+    "two apart": (2, {}),
     "one worker, exact": (1, {"exact": True}),
     "two workers, exact": (2, {"exact": True}),
 }
+APART = "two apart"
 
 
-def work(rank: int, world: int, folder: str, tree: dict[str, Any], prepared: Path) -> None:
+def work(number: int, apart: bool, world: int, folder: str, tree: dict[str, Any], prepared: Path) -> None:
     experiment = Experiment.model_validate(tree)
+    rank = number
+    if apart:
+        rank, world, folder = 0, 1, f"{folder}/{number}"
     times: dict[int, float] = {}
 
     def listen(event: dict[str, Any]) -> None:
@@ -57,12 +63,17 @@ def work(rank: int, world: int, folder: str, tree: dict[str, Any], prepared: Pat
 def speed(name: str, experiment: Experiment, prepared: Path) -> float:
     """Samples a second of one contender."""
     world, changes = CONTENDERS[name]
-    train = experiment.train.model_copy(update=changes)
+    apart = name == APART
+    half = {"batch_size": experiment.train.batch_size // 2} if apart else {}
+    train = experiment.train.model_copy(update=changes | half)
     tree = experiment.model_copy(update={"train": train}).model_dump(mode="json")
     with tempfile.TemporaryDirectory() as folder:
-        given = (world, folder, tree, prepared)
-        torch.multiprocessing.start_processes(work, given, world, start_method="forkserver")
-        return float(Path(folder, "speed").read_text())
+        for number in range(world):
+            Path(folder, str(number)).mkdir()
+        torch.multiprocessing.start_processes(
+            work, (apart, world, folder, tree, prepared), world, start_method="forkserver"
+        )
+        return sum(float(file.read_text()) for file in Path(folder).rglob("speed"))
 
 
 def main() -> None:

@@ -243,9 +243,9 @@ def reproduce(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command. A mistake of the user is one message and exit code 2; an interrupted run leaves with 130."""
     from bigmodel.errors import BigmodelError, Interrupted
-    from bigmodel.imports import walk_rarely
+    from bigmodel.imports import lighten
 
-    walk_rarely()
+    lighten()
     atexit.register(gc.freeze)  # at its end Python would walk all objects once more
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a command as Ctrl-C does
     try:

@@ -13,12 +13,13 @@ import socket
 import stat
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bigmodel.errors import ResourceError
+from bigmodel.errors import ResourceError, first_line
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -34,6 +35,7 @@ LOOPBACK = {
     # it opens them to the whole network. For a Ray that one process starts for itself, not for one that others join.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that each start of workers would wait for
+    "RAY_prestart_worker_first_driver": "0",  # idle processes: Tune's and Train's have environments of their own
 }
 
 ANSWER_S = 10.0  # for a cluster to take a connection
@@ -117,7 +119,7 @@ def _connect(num_cpus: int | None) -> bool:
         )
     except (ConnectionError, RuntimeError, ValueError) as e:
         where = f"the Ray at RAY_ADDRESS={address}" if address else "a Ray on this machine"
-        raise ResourceError(f"{where} cannot be reached: {str(e).splitlines()[0]}") from None
+        raise ResourceError(f"{where} cannot be reached: {first_line(e)}") from None
     return not address
 
 
@@ -128,6 +130,25 @@ def lighter(trainer: Any) -> Any:
     usual = trainer._create_default_callbacks
     trainer._create_default_callbacks = lambda: [one for one in usual() if type(one).__name__ not in unused]
     return trainer
+
+
+def patience(seconds: float) -> Any:
+    """For Ray Train's controller, which would wait for ever for the least number of workers: a TimeoutError ends it
+    once none have run for so long."""
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+    from ray.train.v2._internal.execution.controller.state import RunningState
+
+    class Patience(ControllerCallback):
+        def after_controller_start(self, train_run_context: Any) -> None:
+            self._last_ran = time.monotonic()
+
+        def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+            if isinstance(previous_state, RunningState) or isinstance(current_state, RunningState):
+                self._last_ran = time.monotonic()
+            elif not current_state.is_terminal() and time.monotonic() - self._last_ran > seconds:
+                raise TimeoutError(f"there was no room for them for {seconds:g} s")
+
+    return Patience()
 
 
 def leaving() -> bool:

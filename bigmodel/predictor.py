@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bigmodel import tasks
-from bigmodel.errors import CheckpointError, ConfigError, ResourceError
+from bigmodel.errors import CheckpointError, ConfigError, ResourceError, first_line
 from bigmodel.tasks.base import Answer, Row, Sample, unread
 
 Ask = Callable[[Any, Any, Any], list[Answer]]  # model, batch, processor
@@ -68,13 +68,13 @@ class Predictor:
             else:
                 model = auto_class.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError, SafetensorError) as e:
-            raise CheckpointError(f"{path}: this model directory does not open: {str(e).splitlines()[0]}") from None
+            raise CheckpointError(f"{path}: this model directory does not open: {first_line(e)}") from None
         if reason := tasks.get(task).unfit(model.config):
             raise ConfigError(f"{path}: this model is not for {task}: {reason}. Name a model that is")
         try:
             processor = tasks.get(task).load_processor(path, model.config)
         except (OSError, ValueError, KeyError) as e:
-            raise CheckpointError(f"{path}: its processor does not open: {str(e).splitlines()[0]}") from None
+            raise CheckpointError(f"{path}: its processor does not open: {first_line(e)}") from None
         model.to(device).eval()
         return cls(
             task, model, processor, info, device, info.get("precision", "fp32") if precision == "auto" else precision

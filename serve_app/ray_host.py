@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel.cluster import LOOPBACK, check_answers, secure_token
-from bigmodel.errors import ServeError
+from bigmodel.errors import ServeError, first_line
 
 HAPROXY = """#!/bin/sh
 # Ray gives HAProxy's statistics and metrics to every interface and its admin socket to every user: this closes both.
@@ -158,7 +158,7 @@ def join(address: str, host: str, port: int) -> Host:
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ServeError(f"No Ray answers at {address}: {str(error).splitlines()[0]}") from None
+        raise ServeError(f"No Ray answers at {address}: {first_line(error)}") from None
     there = _start_serve(host, port).http_config
     return Host(f"http://{_reachable(there.host or host)}:{there.port}")
 

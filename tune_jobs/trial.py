@@ -19,9 +19,9 @@ from typing import Any
 from ray import tune
 
 from bigmodel import tasks
-from bigmodel.errors import BigmodelError
+from bigmodel.errors import BigmodelError, first_line
 from bigmodel.experiment import Experiment
-from bigmodel.imports import walk_rarely
+from bigmodel.imports import lighten
 from bigmodel.training.events import Event
 from bigmodel.training.run import STOP, Run
 from tune_jobs.space import with_values
@@ -80,7 +80,7 @@ class Trial(tune.Trainable):
             return {**self._progress(), "done": True, "finished": True}
         except (BigmodelError, MemoryError, RuntimeError) as e:
             self._parts = None
-            reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+            reason = first_line(e)
             return {
                 **self._progress(),
                 "done": True,
@@ -158,7 +158,7 @@ class Trial(tune.Trainable):
 
 def import_all() -> None:
     """What every trial of this process needs, before any of them waits for another."""
-    walk_rarely()
+    lighten()
     from bigmodel.training import fit  # noqa: F401
 
 

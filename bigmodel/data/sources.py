@@ -14,7 +14,7 @@ from bigmodel.data.aligned import open_aligned
 from bigmodel.data.encoding import NO_TEXT, UNDECODABLE, Lines
 from bigmodel.data.jsonlines import read_json
 from bigmodel.data.record import Bad, ReadOptions, Record, excerpt
-from bigmodel.errors import DataError
+from bigmodel.errors import DataError, first_line
 from bigmodel.tasks.base import BLOCK
 
 FORMATS = {
@@ -222,4 +222,4 @@ def _parquet_file(source: str) -> Iterator[Any]:
         try:
             yield parquet.ParquetFile(stream)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{source}: not a whole Parquet file: {str(error).splitlines()[0]}") from None
+            raise DataError(f"{source}: not a whole Parquet file: {first_line(error)}") from None

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from bigmodel.errors import first_line
 from bigmodel.evaluation.evidence import Training
 from bigmodel.evaluation.metrics import accuracy, accuracy_interval, confusion, macro_f1, mcnemar
 from bigmodel.tasks import pictures, tokenizer
@@ -89,7 +90,7 @@ def linear(rows: Sequence[Row], texts: Iterable[str], wanted: Sequence[str], mod
     try:
         found = fit_and_answer(rows, texts, "char" if kind == "char" else "word")
     except ValueError as e:
-        return {"reason": f"scikit-learn could not fit it: {str(e).splitlines()[0]}"}
+        return {"reason": f"scikit-learn could not fit it: {first_line(e)}"}
     features = f"TF-IDF of {'character' if kind == 'char' else 'word'} 1- and 2-grams, linear SVM"
     return _judged(features, len(rows), time.perf_counter() - start, found, wanted, model)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from bigmodel.errors import ConfigError
+from bigmodel.errors import ConfigError, first_line
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment_images, pictures, text_classification
 from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
@@ -131,7 +131,7 @@ def _pretrained_processor(source: str) -> Any:
         )
     except (OSError, ValueError, ImportError) as e:
         raise ConfigError(
-            f"model.pretrained: '{source}' has no image processor (preprocessor_config.json): {str(e).splitlines()[0]}"
+            f"model.pretrained: '{source}' has no image processor (preprocessor_config.json): {first_line(e)}"
         ) from None
     if len({_prepared(processor, [np.zeros(shape, np.uint8)]).shape for shape in ((40, 80, 3), (80, 40, 3))}) > 1:
         raise ConfigError(f"model.pretrained: '{source}' takes images of any shape; one size for all is needed")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from bigmodel.errors import ConfigError
+from bigmodel.errors import ConfigError, first_line
 from bigmodel.evaluation.metrics import accuracy, log_loss, macro_f1
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment as tokens
@@ -116,7 +116,7 @@ def load_tokenizer(pretrained: str, max_length: int) -> Any:
         processor = AutoTokenizer.from_pretrained(models.pretrained.locate(pretrained), trust_remote_code=False)
         readable = models.reads(pretrained)
     except (OSError, ValueError) as e:
-        reason = str(e).splitlines()[0]
+        reason = first_line(e)
         raise ConfigError(
             f"model.pretrained: '{pretrained}' is no model directory and no hub name to be had: {reason}"
         ) from None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from bigmodel.errors import ConfigError
+from bigmodel.errors import ConfigError, first_line
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import exact_tokenizer, tokenizer
 from bigmodel.tasks.base import BLOCK, Answer, Examples, Goal, Refused, Row, Sample
@@ -118,7 +118,7 @@ def load_tokenizer(pretrained: str, max_length: int) -> Any:
         processor = AutoTokenizer.from_pretrained(models.pretrained.locate(pretrained), trust_remote_code=False)
         readable = models.reads(pretrained)
     except (OSError, ValueError) as e:
-        raise ConfigError(f"model.pretrained: '{pretrained}' does not open: {str(e).splitlines()[0]}") from None
+        raise ConfigError(f"model.pretrained: '{pretrained}' does not open: {first_line(e)}") from None
     if tokenizer.is_made_up(processor) or not processor.is_fast:
         raise ConfigError(
             f"model.pretrained: '{pretrained}' has no {VOCABULARY}: put the one it was trained with there"

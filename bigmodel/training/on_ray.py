@@ -6,7 +6,6 @@ no metrics without a checkpoint. Ray Train's controller opens this file too: wha
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import time
@@ -16,7 +15,7 @@ from typing import Any
 from bigmodel import cluster
 from bigmodel.errors import Interrupted, Preempted, ResourceError, TrainingError
 from bigmodel.experiment import Experiment
-from bigmodel.imports import walk_rarely
+from bigmodel.imports import lighten
 from bigmodel.training import setback
 from bigmodel.training.events import Listener, Tail
 from bigmodel.training.run import STOP, Run
@@ -35,7 +34,7 @@ def train(experiment: Experiment, prepared: Path, run: Path, listener: Listener)
 
     try:
         scaling = _scaling(experiment, ray.cluster_resources())
-        with Tail(Run(run).events, listener):
+        with Tail(Run(run).events, listener), setback.Heard(run, listener):
             return _through_losses(experiment, prepared, run, scaling)
     finally:
         if ours:
@@ -108,11 +107,8 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
         run_config=RunConfig(
             name=f"{run.name}-{time.time_ns()}",  # ours are the checkpoints: Ray has nothing to resume
             storage_path=str(run / "ray"),
-            failure_config=FailureConfig(
-                max_failures=train.retries,
-                controller_failure_limit=int(WAIT_S / float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"])),
-            ),
-            callbacks=[_notes(run)],
+            failure_config=FailureConfig(max_failures=train.retries, controller_failure_limit=-1),
+            callbacks=[_notes(run), cluster.patience(WAIT_S)],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -120,7 +116,7 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
         result: dict[str, Any] = vars(cluster.lighter(trainer).fit())["return_value"]
     except ControllerError as e:
         raise TrainingError(
-            f"Ray Train could not start {train.workers} workers any more; the last checkpoint stays. {last_line(e)}"
+            f"Ray Train could not start {train.workers} workers; the last checkpoint stays: {last_line(e)}"
         ) from e
     except TrainingFailedError as e:
         what = _befallen(getattr(e, "worker_failures", None) or {0: e})
@@ -137,7 +133,7 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
 def _work(config: dict[str, Any]) -> dict[str, Any]:
     """What runs in each worker. A loss that is not a number would be so again: it is an answer, not a failure, and so
     is a stop that was asked for."""
-    walk_rarely()
+    lighten()
     import ray.train.torch
 
     from bigmodel.training import loop

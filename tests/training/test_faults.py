@@ -15,6 +15,7 @@ from training.test_interruption import sha256, steps
 
 from bigmodel.experiment import Experiment, change
 from bigmodel.training.fit import fit
+from bigmodel.training.on_ray import WAIT_S
 
 EVERY = 20  # steps between checkpoints
 
@@ -185,3 +186,16 @@ def test_a_lost_node(nodes, job, unbroken):
     assert (both["workers"], one["workers"]) == (2, 1) and one["again"] <= EVERY + 10
     it.to_its_end()
     assert same(it, unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_too_few_nodes_are_left(nodes, job):
+    """Who waits is told at once what befell the run, and after some minutes that there is no room for it."""
+    with_nodes(nodes, 2)
+    it = job("train.workers=2..3")
+    it.wait_for_step(50)
+    nodes.lose(1)
+    assert it.process.wait(600) == 2, it.said
+    assert "died, or the node did; workers start anew" in it.said
+    assert f"no room for them for {WAIT_S} s" in it.said and "Traceback" not in it.said
