@@ -188,7 +188,10 @@ def _befallen(failures: dict[int, Exception]) -> str:
     if died:
         return " and ".join(f"worker {rank}" for rank in sorted(died)) + " died, or the node did"
     rank, error = min(failures.items())
-    return f"worker {rank}: {last_line(error)}"
+    what = last_line(error)
+    if "by peer" in what:  # gloo's and NCCL's words: the connection was reset, or closed
+        return f"worker {rank} lost the connection to another one, which died, or its node did"
+    return f"worker {rank}: {what}"
 
 
 def last_line(error: Exception) -> str:
