@@ -41,7 +41,7 @@ from bigmodel.training.dropout import BulkDropout
 from bigmodel.training.events import Event, Events, Listener, read
 from bigmodel.training.exact import ExactGradients, owned
 from bigmodel.training.run import STOP, Run
-from bigmodel.training.saver import STEP, Saver
+from bigmodel.training.saver import BEST, STEP, Saver
 
 T = TypeVar("T")
 FLUSH = 10  # most steps between two looks at the loss, so that a GPU is not waited for at each
@@ -438,6 +438,8 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events, run_path
     if found is not None:
         trainer.restore(found.tensors)
         trainer.progress = Progress(**found.state)
+    known = [name for name in checkpoints.names(BEST) if name <= f"{BEST}{trainer.progress.step:08d}"]
+    checkpoints.prune(BEST, known)  # a later one is of steps that are done again, and may come out otherwise
     again = [event["step"] for event in events.start(trainer.progress.events) if event["kind"] == "step"]
     sizes = {"train": len(trainer.samples), "valid": trainer.prepared.size("valid")}
     events.write(

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bigmodel.errors import TrainingError
+from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit
 from bigmodel.training.run import Run
+from bigmodel.training.saver import BEST, STEP
 
 CHANGES = ("train.epochs=25", "train.checkpoint_every=7", "train.average=0.9", "data.augment.mask=0.1")
 
@@ -101,6 +104,25 @@ def test_a_killed_worker_of_ray_is_started_anew_and_ends_at_the_same_bits(experi
     assert killed and worker[-1] != killed[0] != os.getpid()
     assert sha256(run.path) == sha256(unbroken)
     assert steps(run.path) == steps(unbroken)
+
+
+def test_best_weights_later_than_the_checkpoint_are_written_anew(experiment, tmp_path, unbroken):
+    """They are of steps that are done again, which with another number of workers may come out otherwise."""
+    run = fit(experiment(*CHANGES, "train.keep=100"))
+    checkpoints = Checkpoints(str(run.checkpoints))
+    best = run.info["progress"]["best_step"]
+    saved = checkpoints.load(f"{BEST}{best:08d}")
+    assert saved is not None
+    earlier = [name for name in checkpoints.names(STEP) if name < f"{STEP}{best:08d}"]
+    assert earlier
+    checkpoints.prune(STEP, earlier)
+    checkpoints.prune(BEST, [])
+    others = {name: torch.zeros_like(tensor) for name, tensor in saved.tensors["model"].items()}
+    checkpoints.save(saved.name, {"model": others}, saved.state)
+    run.write(state="interrupted")
+
+    again = fit(experiment(*CHANGES, "train.keep=100"))
+    assert sha256(again.path) == sha256(unbroken)
 
 
 def test_two_processes_do_not_train_in_one_folder(experiment, tmp_path):
