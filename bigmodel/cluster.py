@@ -136,14 +136,14 @@ def patience(seconds: float) -> Any:
     """For Ray Train's controller, which would wait for ever for the least number of workers: a TimeoutError ends it
     once none have run for so long."""
     from ray.train.v2._internal.execution.callback import ControllerCallback
-    from ray.train.v2._internal.execution.controller.state import RunningState
+    from ray.train.v2._internal.execution.controller.state import PreemptingState, RunningState
 
     class Patience(ControllerCallback):
         def after_controller_start(self, train_run_context: Any) -> None:
             self._last_ran = time.monotonic()
 
         def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-            if isinstance(previous_state, RunningState) or isinstance(current_state, RunningState):
+            if any(isinstance(state, (RunningState, PreemptingState)) for state in (previous_state, current_state)):
                 self._last_ran = time.monotonic()
             elif not current_state.is_terminal() and time.monotonic() - self._last_ran > seconds:
                 raise TimeoutError(f"there was no room for them for {seconds:g} s")

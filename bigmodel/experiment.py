@@ -145,7 +145,7 @@ class TableConfig(Section):
         for column, form in self.dates.items():
             try:
                 told = datetime.datetime.strptime(day.strftime(form), form)
-            except ValueError:
+            except (ValueError, re.error):  # the latter where a part stands in it twice
                 told = None
             if told != day:
                 raise ValueError(f"dates: {form!r} of '{column}' does not tell day, month and year, as '%d/%m/%Y' does")

@@ -22,7 +22,7 @@ from bigmodel import pipeline, tasks
 from bigmodel.__main__ import app
 from bigmodel.errors import BigmodelError, ConfigError, DataError, ResourceError
 from bigmodel.history.record import GOALS, Record, find
-from bigmodel.training.events import Tail
+from bigmodel.training.events import Events, Tail, read
 from bigmodel.training.fit import fit, fit_in_parts
 from bigmodel.training.loop import finish
 from bigmodel.training.run import Run, hold, is_held
@@ -196,6 +196,31 @@ def test_a_half_written_line_is_left_out(here, say):
     events.write_bytes(whole + b'{"kind": "validation", "step": 99}\n')
     tail.read()
     assert told == [{"kind": "validation", "step": 99}]
+
+
+def test_who_follows_a_run_that_goes_on_is_told_nothing_twice(tmp_path):
+    """However long it takes from the cut to the first line that is flushed."""
+    told: list[Any] = []
+    path = tmp_path / "events.jsonl"
+    with Events(path, lambda event: None) as events:
+        events.start(0)
+        events.write("start", step=0)
+        events.begun()
+        events.write("validation", step=5)
+        position = events.position
+        events.write("step", step=6)
+    tail = Tail(path, told.append)
+    with Events(path, lambda event: None) as events:
+        assert [event["step"] for event in events.start(position)] == [6]
+        tail.read()
+        events.write("start", step=5)
+        tail.read()
+        events.begun()
+        tail.read()
+        events.write("step", step=6)
+    tail.read()
+    assert [(event["kind"], event["step"]) for event in told] == [("start", 5), ("step", 6)]
+    assert [event["step"] for event in read(path)] == [0, 5, 5, 6]
 
 
 def test_to_ask_whether_a_run_lives_keeps_nobody_from_training(tmp_path):

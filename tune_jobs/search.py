@@ -114,7 +114,15 @@ def settled(experiment: Experiment) -> Experiment:
 def clear(folder: Path) -> None:
     for name in ("trials", "repeats", "best", "ray"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("search.yaml", "trials.jsonl", "repeats.jsonl", "best.yaml", "tune_report.json", "tune_report.html"):
+    for name in (
+        "search.yaml",
+        "precision.json",
+        "trials.jsonl",
+        "repeats.jsonl",
+        "best.yaml",
+        "tune_report.json",
+        "tune_report.html",
+    ):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -201,9 +209,14 @@ def repeats_of(experiment: Experiment, trials: Sequence[Trial]) -> dict[int, dic
     }
 
 
+def best_of(trials: Sequence[Trial], mode: str) -> list[Trial]:
+    """Best first, those that were trained to their end; where time was up before any was, those that were stopped."""
+    return ranked([trial for trial in trials if trial.state == "finished"], mode) or ranked(trials, mode)
+
+
 def contenders(trials: Sequence[Trial], mode: str, count: int) -> list[Trial]:
-    """The best of those that were trained to their end, and the default, which is the first trial."""
-    best = ranked([trial for trial in trials if trial.state == "finished"], mode)[:count]
+    """The best, and the default, which is the first trial."""
+    best = best_of(trials, mode)[:count]
     default = [trial for trial in trials if trial.number == 0 and trial.state != "failed"]
     return best + [trial for trial in default if trial not in best]
 

@@ -97,8 +97,8 @@ class Trial(tune.Trainable):
 
     def _start(self) -> None:
         experiment = self._experiment
-        if experiment.train.precision == "auto":
-            decided = shared_precision(experiment, self._path.parent, self._prepared)
+        if experiment.train.precision == "auto" and not experiment.train.exact:  # which times nothing
+            decided = shared_precision(experiment, self._path.parent.parent, self._prepared)
             experiment = with_values(experiment, {"train.precision": decided})
         self._parts = (nested if experiment.train.most_workers > 1 else alone)(experiment, self._prepared)
 
@@ -227,7 +227,8 @@ def nested(experiment: Experiment, prepared: Path | None) -> Parts:
 
 
 def shared_precision(experiment: Experiment, folder: Path, prepared: Path | None) -> str:
-    """bf16 or fp32 for all trials of a search: measured once, by the first that comes, while the others wait."""
+    """bf16 or fp32 for all trials of a search and their repeats: measured once, by the first that comes, while the
+    others wait."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "precision.json", "a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -243,9 +244,13 @@ def measure_precision(experiment: Experiment, prepared: Path | None) -> str:
     import torch
 
     from bigmodel.data.prepare import open_prepared, prepare
+    from bigmodel.training import healing
     from bigmodel.training.loop import Trainer, Worker
 
     device = "cuda" if torch.cuda.is_available() and experiment.train.device != "cpu" else "cpu"
     torch.set_num_threads(experiment.train.threads or 1)
     samples = open_prepared(prepared) if prepared else prepare(experiment, lambda line: None)
-    return Trainer(experiment, samples, Worker(device=device)).measure_precision()[0]
+    try:
+        return Trainer(experiment, samples, Worker(device=device)).measure_precision()[0]
+    except healing.Unusable:  # the first batch does not fit into memory whole; training will cut it
+        return "fp32"

@@ -11,8 +11,8 @@ from bigmodel.errors import CheckpointError, ConfigError
 from bigmodel.experiment import Experiment
 from bigmodel.pipeline import read_json, say, write_json
 from bigmodel.training.run import Run
-from tune_jobs.journal import Trial, ranked
-from tune_jobs.search import REPEATS, Search, contenders, repeats_of
+from tune_jobs.journal import Trial
+from tune_jobs.search import REPEATS, Search, best_of, repeats_of
 from tune_jobs.verdict import Verdict, compare_rows, judge
 
 DEFAULT = "the default"
@@ -39,14 +39,18 @@ def chosen(found: Search, verdict: Verdict | None) -> Trial:
     mode = tasks.get(found.experiment.task).goal.mode
     if verdict is not None:
         return next(trial for trial in found.trials if name(trial.number) == verdict.winner)
-    return (contenders(found.trials, mode, 1) or ranked(found.trials, mode))[0]
+    return best_of(found.trials, mode)[0]
 
 
 def widened(found: Search, winner: Trial, wide: Experiment) -> tuple[Path, None, str]:
     """The winner of a search on a proxy, trained at the width it stood for: as `kept`, without the default, which was
     trained narrow.
     """
-    experiment = mup.widen(trial_experiment(found, winner), wide).model_copy(update={"output": str(found.best)})
+    experiment = mup.widen(trial_experiment(found, winner), wide)
+    # what was settled for narrow trials, several at once, is not what the wide run wants
+    own = {name: getattr(wide.train, name) for name in ("threads", "precision") if f"train.{name}" not in found.space}
+    train = experiment.train.model_copy(update=own)
+    experiment = experiment.model_copy(update={"train": train, "output": str(found.best)})
     file, run = found.folder / "best.yaml", Run(found.best)
     file.write_text(experiment.to_yaml(without={"tune"}), "utf-8")
     width, narrow = mup.width(wide), wide.tune.proxy["hidden_size"]
@@ -78,10 +82,10 @@ def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None, str
     (found.best / "experiment.yaml").write_text(experiment.to_yaml(), "utf-8")
     if not run.finished:
         run = fitted(experiment)  # a search that ran out of time: to the end, from the last checkpoint
-    if run.report.exists():
+    tested = run.report.exists() or pipeline.test(experiment, run)
+    if told.exists():
         return file, read_json(told) or None, shown(run.model)
-    test = pipeline.test(experiment, run)
-    against = against_default(found, winner, experiment) if test else None
+    against = against_default(found, winner, experiment) if tested else None
     write_json(told, against or {})
     return file, against, shown(run.model)
 

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
 
@@ -281,13 +282,10 @@ def _file_system(source: str) -> tuple[Any, str]:
     if scheme in ("http", "https"):
         raise DataError(f"{source}: http is not read. Download the file, or name it with s3:// or hf://")
     if scheme in ARROW_SCHEMES:
-        from fsspec.implementations.arrow import ArrowFSWrapper
-        from pyarrow.fs import FileSystem
-
         start, query = _parted(source)
         bucket, _, key = start.partition("://")[2].partition("/")  # a key may have blanks, which no URI has
-        arrow, root = FileSystem.from_uri(f"{scheme}://{bucket}{query}")
-        return ArrowFSWrapper(arrow), f"{root}/{key}".rstrip("/")
+        fs, root = _bucket(f"{scheme}://{bucket}{query}")
+        return fs, f"{root}/{key}".rstrip("/")
     if scheme not in fsspec.available_protocols():
         raise DataError(f"{source}: no file system is called '{scheme}'. Known: a path, file://, s3://, gs://, hf://")
     try:
@@ -295,6 +293,16 @@ def _file_system(source: str) -> tuple[Any, str]:
     except ImportError as error:
         raise DataError(f"{source}: {scheme}:// needs another package: {first_line(error)[:300]}") from error
     return fs, path
+
+
+@lru_cache(64)
+def _bucket(uri: str) -> tuple[Any, str]:
+    """One client for each: fsspec keeps all that are made, with their connections."""
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import FileSystem
+
+    arrow, root = FileSystem.from_uri(uri)
+    return ArrowFSWrapper(arrow), root
 
 
 def _expand(spec: str) -> list[str]:

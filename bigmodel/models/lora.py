@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.generation.configuration_utils import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.pytorch_utils import Conv1D
@@ -211,4 +212,6 @@ def load(folder: Path, auto_class: Any) -> PreTrainedModel:
     except Exception as e:  # peft says it in many ways
         raise ValueError(f"the adapter does not fit its base {base}: {root_message(e)}") from None
     whole.config.name_or_path = str(folder)
+    if whole.can_generate() and (folder / "generation_config.json").is_file():  # its base's may say otherwise
+        whole.generation_config = GenerationConfig.from_pretrained(folder)
     return whole

@@ -21,6 +21,7 @@ from bigmodel.models.table_processor import TableProcessor
 POINTS = 256  # at most, of the map from a number to its quantile
 MOSTLY = 0.9  # a column of so many numbers is meant to hold numbers
 FEW = 20  # different values of a column whose numbers may be names, such as "36 months"
+SAME = "is the same in all training rows"
 LONG = 60  # characters on average: no name of a category
 WORDS = {"true", "false", "yes", "no", "t", "f", "y", "n"}  # of booleans; 0 and 1 are numbers
 
@@ -61,6 +62,8 @@ def column(name: str, values: Sequence[Any], table: TableConfig) -> dict[str, An
     known = [value for value in values if value is not None]
     if not known:
         raise NotLearnt("is empty")
+    if len(known) == len(values) and len(set(map(str, known))) == 1:  # nobody need say how it is written
+        raise NotLearnt(SAME)
     asked = "date" if name in table.dates else table.types.get(name)
     form = table.dates.get(name) or (written(name, known) if asked in (None, "date") else None)
     kind = asked or infer(name, known, table, form)
@@ -78,7 +81,7 @@ def column(name: str, values: Sequence[Any], table: TableConfig) -> dict[str, An
         field = "dates" if name in table.dates else "types"
         raise DataError(f"{why}. data.table.{field} says that it is a {kind}") from None
     if not learnt["missing"] and constant(learnt):
-        raise NotLearnt("is the same in all training rows")
+        raise NotLearnt(SAME)
     return learnt | {"example": example(learnt, known)}
 
 

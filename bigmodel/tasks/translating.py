@@ -37,7 +37,7 @@ class Translator:
     def __init__(self, model: Any, processor: Languages, places: int) -> None:
         self.model, self.processor, self.places = model, processor, places
         self._rows: dict[Hashable, Row] = {}
-        self._whole = model.generation_config.num_beams > 1
+        self._whole = (model.generation_config.num_beams or 1) > 1
         ends = model.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends])
 

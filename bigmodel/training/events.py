@@ -28,6 +28,7 @@ class Events:
     def __init__(self, path: Path | None, listener: Listener) -> None:
         self._path, self._listener = path, listener
         self._file: IO[bytes] = open(path, "ab") if path else io.BytesIO()
+        self._part = path.with_name(f"{path.name}.part") if path else Path()
 
     @property
     def position(self) -> int:
@@ -35,16 +36,21 @@ class Events:
         return self._file.tell()
 
     def start(self, position: int) -> list[Event]:
-        """Cut off what will be done again. -> it. It is another file then, which is how `Tail` notices."""
+        """Cut off what will be done again. -> it. `begun` puts what is left in its place, once it says where the run
+        goes on. It is another file then, which is how `Tail` notices."""
         if self._path is None:
             return []
         self._file.close()
         written = self._path.read_bytes()
-        part = self._path.with_name(f"{self._path.name}.part")
-        part.write_bytes(written[:position])
-        os.replace(part, self._path)
-        self._file = open(self._path, "ab")
+        self._part.write_bytes(written[:position])
+        self._file = open(self._part, "ab")
         return _whole(written[position:])
+
+    def begun(self) -> None:
+        """The new `start` is written."""
+        if self._path is not None:
+            self._file.flush()
+            os.replace(self._part, self._path)
 
     def written(self) -> list[Event]:
         """What the file tells so far."""

@@ -123,7 +123,7 @@ def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict
 
 def _decode_as_asked(model: Any, experiment: Experiment) -> None:
     """What generation_config.json says to whoever opens the model directory."""
-    if model.config.is_encoder_decoder:
+    if model.config.is_encoder_decoder and model.can_generate():
         model.generation_config.update(
             num_beams=experiment.decode.beams,
             length_penalty=experiment.decode.length_penalty,

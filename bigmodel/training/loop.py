@@ -28,7 +28,7 @@ from bigmodel import models, mup, optim, tasks
 from bigmodel.data.arrow import Samples
 from bigmodel.data.order import Order, generator, shard
 from bigmodel.data.prepare import Prepared, open_prepared
-from bigmodel.errors import CheckpointError, ConfigError, Interrupted, Preempted
+from bigmodel.errors import CheckpointError, ConfigError, Interrupted, Preempted, ResourceError
 from bigmodel.experiment import Experiment
 from bigmodel.models import lora
 from bigmodel.models.fields import ModelError, root_message
@@ -108,6 +108,8 @@ class Trainer:
             self.model = models.build(experiment.model, self.prepared.learnt, experiment.task)
         except ModelError as e:
             raise ConfigError(str(e)) from None
+        if self.model.config.is_encoder_decoder and self.model.can_generate():  # a pretrained one may bring beams
+            self.model.generation_config.update(num_beams=1, early_stopping=False, length_penalty=1.0)
         initialize(self.model, experiment.init, train.seed)
         self.adapt()
         scales = mup.apply(experiment, self.model)
@@ -458,6 +460,7 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events, run_path
         again=max(again, default=trainer.progress.step) - trainer.progress.step,
         after=setback.taken(run_path) if trainer.worker.rank == 0 else "",
     )
+    events.begun()
     for name in damaged:
         events.write("damaged_checkpoint", name=name, used=found.name if found else None)
     told = {event["step"] for event in events.written() if event["kind"] == "healing"} if trainer.decisions else ()
@@ -635,7 +638,15 @@ def _validate(trainer: Trainer, events: Events, rows: Any, samples: Any) -> tupl
     """
     progress, goal = trainer.progress, trainer.task.goal
     start = time.perf_counter()
-    metrics = trainer.validate(rows, samples) if len(rows) else {}
+    try:
+        metrics = trainer.validate(rows, samples) if len(rows) else {}
+    except (RuntimeError, MemoryError) as e:
+        if not healing.out_of_memory(e):
+            raise
+        raise ResourceError(
+            f"out of memory while validating after step {progress.step:,}: {root_message(e)}. Lower data.max_length or "
+            "the size of the model, or train where there is more memory; the last checkpoint stays"
+        ) from e
     value = metrics.get(goal.metric)
     better = value is None or goal.better(value, progress.best_value)
     if better:

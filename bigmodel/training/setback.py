@@ -15,8 +15,10 @@ SETBACK = "setback.txt"
 
 
 def note(run: Path, why: str) -> None:
+    part = run / f"{SETBACK}.part"
     with suppress(OSError):  # it may be that the disk is full
-        (run / SETBACK).write_text(why, "utf-8")
+        part.write_text(why, "utf-8")
+        part.replace(run / SETBACK)
 
 
 def taken(run: Path) -> str:
@@ -58,5 +60,5 @@ class Heard:
             if (written := self._time()) not in (0, self._written):
                 self._written = written
                 with suppress(OSError):
-                    line = f"{self._file.read_text('utf-8')}; workers start anew, from the last checkpoint"
+                    line = f"{self._file.read_text('utf-8')}; the last checkpoint stays"
                     self._listener({"kind": "say", "line": line})

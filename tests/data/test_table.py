@@ -117,6 +117,11 @@ def test_dates_whose_day_and_month_cannot_be_told_apart_ask_for_their_form():
     assert learn(rows, TableConfig(types={"since": "category"})).columns[0]["kind"] == "category"
 
 
+def test_a_column_of_one_date_asks_nobody_how_it_is_written():
+    rows = [{"since": f"{1 + i}/13/2020", "exported": "01/02/2024"} for i in range(12)]
+    assert learn(rows, TableConfig()).ignored == {"exported": "is the same in all training rows"}
+
+
 def test_a_column_of_dates_with_a_word_or_of_several_forms_is_said():
     rows = [{"since": f"{1 + i % 28}/01/20{i // 28:02}"} for i in range(80)]
     for other in ("unknown", "2020-01-31", "1/31/2020"):
@@ -138,6 +143,7 @@ def test_dates_of_any_form_can_be_named_and_others_are_refused():
     ("table", "words"),
     [
         ("{dates: {since: '%d/%m'}}", "'%d/%m' of 'since' does not tell day, month and year"),
+        ("{dates: {since: '%d.%m.%Y - %d.%m.%Y'}}", "of 'since' does not tell day, month and year"),
         ("{dates: {since: '%d/%m/%Y'}, types: {since: number}}", "of which types says that it is: number"),
     ],
 )

@@ -97,6 +97,7 @@ def test_a_pretrained_seq2seq_model_is_trained_further(experiment, languages, tm
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(model_type, **ids, **sizes[model_type]))
+    model.generation_config.num_beams = 4
     model.save_pretrained(tmp_path / "found")
     languages.save_pretrained(tmp_path / "found")
     train = {"epochs": 1, "batch_size": 16, "precision": "fp32", "threads": 1}
@@ -104,6 +105,10 @@ def test_a_pretrained_seq2seq_model_is_trained_further(experiment, languages, tm
     predictor = Predictor.load(run.model)
     questions = [{"source": "eins zwei"}, {"source": "vier"}]
     assert predictor.predict(questions) == [predictor.predict([question])[0] for question in questions]
+    assert predictor.model.generation_config.num_beams == 1, "the beams of what it was made from are its own"
+    lora = {"pretrained": str(tmp_path / "found"), "lora": {"rank": 2}}
+    adapter = fit(experiment(model=lora, train=train, decode={"beams": 3}, output=str(tmp_path / "adapter")))
+    assert Predictor.load(adapter.model).model.generation_config.num_beams == 3
 
 
 def test_rows_that_cannot_be_used_name_their_column():

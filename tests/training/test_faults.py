@@ -198,5 +198,5 @@ def test_too_few_nodes_are_left(nodes, job):
     it.wait_for_step(50)
     nodes.lose(1)
     assert it.process.wait(600) == 2, it.said
-    assert re.search("died, or (the|its) node did; workers start anew", it.said)
+    assert re.search("died, or (the|its) node did; the last checkpoint stays", it.said)
     assert f"no room for them for {WAIT_S} s" in it.said and "Traceback" not in it.said

@@ -89,6 +89,7 @@ def test_the_winner_is_judged_kept_and_tested_once(experiment, tmp_path, ray_her
     assert fit(best).path == folder / "best", "best.yaml is not trained already"
     assert Predictor.load(folder / "best" / "model").predict([{"text": "good"}])[0]["label"] in ("good", "bad")
     tested = (folder / "best" / "report.json").stat().st_mtime_ns
+    (folder / "best" / "test.json").unlink()  # as where it was killed before it was written
     assert tune(file, changes)["verdict"] == told["verdict"]
     assert (folder / "best" / "report.json").stat().st_mtime_ns == tested, "the test rows were looked at again"
     more = tune(file, [*changes, "tune.trials=4", "tune.candidates=2"])
