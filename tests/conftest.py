@@ -122,6 +122,9 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             _wait_for(port, server)
             from pyarrow.fs import FileSystem
 
+            from bigmodel.data.files import bucket_client
+
+            bucket_client.cache_clear()  # of the server before this one
             fs, _ = FileSystem.from_uri("s3://bucket?allow_bucket_creation=true")
             fs.create_dir("bucket")
             yield "s3://bucket"

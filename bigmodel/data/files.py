@@ -284,7 +284,7 @@ def _file_system(source: str) -> tuple[Any, str]:
     if scheme in ARROW_SCHEMES:
         start, query = _parted(source)
         bucket, _, key = start.partition("://")[2].partition("/")  # a key may have blanks, which no URI has
-        fs, root = _bucket(f"{scheme}://{bucket}{query}")
+        fs, root = bucket_client(f"{scheme}://{bucket}{query}")
         return fs, f"{root}/{key}".rstrip("/")
     if scheme not in fsspec.available_protocols():
         raise DataError(f"{source}: no file system is called '{scheme}'. Known: a path, file://, s3://, gs://, hf://")
@@ -296,8 +296,9 @@ def _file_system(source: str) -> tuple[Any, str]:
 
 
 @lru_cache(64)
-def _bucket(uri: str) -> tuple[Any, str]:
-    """One client for each: fsspec keeps all that are made, with their connections."""
+def bucket_client(uri: str) -> tuple[Any, str]:
+    """One client for each, of the endpoint that the environment names then: fsspec keeps all that are made, with their
+    connections."""
     from fsspec.implementations.arrow import ArrowFSWrapper
     from pyarrow.fs import FileSystem
 
