@@ -47,6 +47,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def last_line(error: BaseException) -> str:
+    """What an error that holds a traceback says at its end; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'hidden_size'?` for a close match among the known words, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

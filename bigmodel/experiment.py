@@ -29,7 +29,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from bigmodel.errors import ConfigError, did_you_mean
+from bigmodel.errors import ConfigError, did_you_mean, first_line
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -532,7 +532,7 @@ def _syntax_error(error: yaml.YAMLError, text: str) -> str:
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
         return f"{line}: this is not YAML: {error.reason} (U+{ord(text[error.position]):04X})"
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error).splitlines()[0]
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or first_line(error)
     hint = ". Indent with spaces" if "'\\t'" in problem else ""
     return f"{mark.line + 1}:{mark.column + 1}: this is not YAML: {problem}{hint}" if mark else f" {problem}"
 

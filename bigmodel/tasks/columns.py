@@ -62,7 +62,8 @@ def column(name: str, values: Sequence[Any], table: TableConfig) -> dict[str, An
     known = [value for value in values if value is not None]
     if not known:
         raise NotLearnt("is empty")
-    if len(known) == len(values) and len(set(map(str, known))) == 1:  # nobody need say how it is written
+    if len(known) == len(values) and all(str(value) == str(known[0]) for value in known):
+        # nobody need say how it is written
         raise NotLearnt(SAME)
     asked = "date" if name in table.dates else table.types.get(name)
     form = table.dates.get(name) or (written(name, known) if asked in (None, "date") else None)

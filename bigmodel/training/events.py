@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 START = b'{"kind": "start"'
 
@@ -81,17 +81,14 @@ def _whole(lines: bytes) -> list[Event]:
     return [json.loads(line) for line in lines.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
-class Tail:
-    """Reads the file as another process writes it, for the listener in this one: what comes from now on, and of a file
-    that has been replaced all since the newest `start`. In a thread, inside `with`; or by `read`."""
+class Follower:
+    """Reads what another process writes: in a thread, inside `with`, and once more on leaving; or by `read`."""
 
-    def __init__(self, path: Path, listener: Listener) -> None:
-        self._path, self._listener = path, listener
-        self._inode, self._position = _end(path)
+    def __init__(self) -> None:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> Tail:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -105,7 +102,20 @@ class Tail:
         self.read()
 
     def read(self) -> None:
-        """Tell the listener what is new."""
+        """Tell what is new."""
+        raise NotImplementedError
+
+
+class Tail(Follower):
+    """Tells the listener of the events of a file: those that come from now on, and of a file that has been replaced all
+    since the newest `start`."""
+
+    def __init__(self, path: Path, listener: Listener) -> None:
+        super().__init__()
+        self._path, self._listener = path, listener
+        self._inode, self._position = _end(path)
+
+    def read(self) -> None:
         try:
             file = open(self._path, "rb")
         except FileNotFoundError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel import cluster
-from bigmodel.errors import Interrupted, Preempted, ResourceError, TrainingError
+from bigmodel.errors import Interrupted, Preempted, ResourceError, TrainingError, last_line
 from bigmodel.experiment import Experiment
 from bigmodel.imports import lighten
 from bigmodel.training import setback
@@ -192,7 +192,3 @@ def _befallen(failures: dict[int, Exception]) -> str:
     if "by peer" in what:  # gloo's and NCCL's words: the connection was reset, or closed
         return f"worker {rank} lost the connection to another one, which died, or its node did"
     return f"worker {rank}: {what}"
-
-
-def last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]

@@ -5,11 +5,10 @@ The one that notices, Ray Train's controller or the command, does not write even
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 from pathlib import Path
 
-from bigmodel.training.events import Listener
+from bigmodel.training.events import Follower, Listener
 
 SETBACK = "setback.txt"
 
@@ -31,34 +30,23 @@ def taken(run: Path) -> str:
     return why
 
 
-class Heard:
-    """Tells the listener of a note while nobody has gone on yet, which takes as long as workers take to start. In a
-    thread, inside `with`."""
+class Heard(Follower):
+    """Tells the listener of a note while nobody has gone on yet, which takes as long as workers take to start."""
 
     def __init__(self, run: Path, listener: Listener) -> None:
+        super().__init__()
         self._file, self._listener = run / SETBACK, listener
         self._written = self._time()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> Heard:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def read(self) -> None:
+        if (written := self._time()) not in (0, self._written):
+            self._written = written
+            with suppress(OSError):
+                line = f"{self._file.read_text('utf-8')}; the last checkpoint stays"
+                self._listener({"kind": "say", "line": line})
 
     def _time(self) -> int:
         try:
             return self._file.stat().st_mtime_ns
         except OSError:
             return 0
-
-    def _follow(self) -> None:
-        while not self._stop.wait(0.2):
-            if (written := self._time()) not in (0, self._written):
-                self._written = written
-                with suppress(OSError):
-                    line = f"{self._file.read_text('utf-8')}; the last checkpoint stays"
-                    self._listener({"kind": "say", "line": line})
