@@ -33,9 +33,13 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, len(order), warmup))
     torch.manual_seed(seed)
     model.train()
+    device = model.device
     for number, ids in enumerate(order):
         inputs, targets = get_batch(ids)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        if device.type != "cpu":
+            inputs = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+            targets = targets.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(**inputs).logits
         loss = cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORED)
         learn(model, loss, optimizer, schedule, number)

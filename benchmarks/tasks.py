@@ -16,7 +16,8 @@ takes, from tensors in memory. The Trainer has its best settings: grouped by len
 
 The speed is that between the end of step 20 and the end of the last one, by the clock, without checkpoints and
 validations: all that happens in between counts. Beside it stands the speed by the CPU time of the process, which on a
-busy machine says more; with --threads 1 no thread burns time waiting for another. The loss is that of the last weights
+busy machine says more; with --threads 1 no thread burns time waiting for another. On a GPU (--device cuda) the clock
+alone counts. The loss is that of the last weights
 on rows that nobody trained on, by the same function for all. Needs the extra `bench` (accelerate, for the Trainer).
 """
 
@@ -100,6 +101,7 @@ class Job:
     precision: str
     epochs: int
     seed: int = 0
+    device: str = "cpu"
 
 
 def experiment(job: Job, output: str) -> Any:
@@ -114,7 +116,7 @@ def experiment(job: Job, output: str) -> Any:
             "model": work.model,
             "optim": {"type": "adam", "lr": work.lr, "schedule": "cosine", "warmup": 50, "clip": 1.0},
             "train": {
-                "epochs": job.epochs, "batch_size": work.batch_size, "threads": job.threads, "device": "cpu",
+                "epochs": job.epochs, "batch_size": work.batch_size, "threads": job.threads, "device": job.device,
                 "precision": job.precision, "seed": job.seed, "validate_every": NEVER, "checkpoint_every": NEVER,
             },
             "output": str(folder / output),
@@ -150,7 +152,7 @@ class Parts:
 
         samples = self.task.examples(self.prepared.samples("valid"), self.wanted)
         total = targets = 0.0
-        model.eval()
+        model.cpu().eval()
         with torch.inference_mode():
             for start in range(0, len(samples), 32):
                 chosen = samples.take(torch.arange(start, min(start + 32, len(samples))).numpy())
@@ -195,16 +197,16 @@ def hand(job: Job, number: int) -> dict[str, Any]:
     parts = Parts(job)
     get_batch = hand_tasks.BATCHES[job.task](parts.samples, parts.processor)
     order = [torch.from_numpy(ids) for ids in parts.batches]
-    marks: list[Mark] = []
+    marks = Marks(job.device, len(parts.batches))
     hand_tasks.train(
-        parts.model,
+        parts.model.to(job.device),
         get_batch,
         order,
         lr=WORK[job.task].lr,
         warmup=parts.warmup,
         precision=job.precision,
         seed=job.seed,
-        done=lambda: marks.append(now()),
+        done=marks.add,
     )
     return result(parts, marks)
 
@@ -213,8 +215,8 @@ def trainer(job: Job, number: int) -> dict[str, Any]:
     import usual_trainer
 
     parts = Parts(job)
-    marks: list[Mark] = []
-    amounts = usual_trainer.train(parts, WORK[job.task], lambda: marks.append(now()))
+    marks = Marks(job.device, len(parts.batches))
+    amounts = usual_trainer.train(parts, WORK[job.task], marks.add)
     return result(parts, marks, sum(amounts[WARM : len(marks)]))
 
 
@@ -229,11 +231,25 @@ def now() -> Mark:
     return Mark(time.perf_counter(), time.process_time())
 
 
+class Marks(list[Mark]):
+    """Of the end of each step; a GPU is waited for at the two that are counted from and to."""
+
+    def __init__(self, device: str, steps: int) -> None:
+        self._device, self._steps = device, steps
+
+    def add(self) -> None:
+        if self._device != "cpu" and len(self) + 1 in (WARM, self._steps):
+            import torch
+
+            torch.cuda.synchronize()
+        self.append(now())
+
+
 def rates(amount: float, begin: Mark, end: Mark) -> dict[str, float]:
     return {"rate": amount / (end.wall - begin.wall), "per_cpu_s": amount / (end.cpu - begin.cpu)}
 
 
-def result(parts: Parts, marks: list[Mark], amount: float | None = None) -> dict[str, Any]:
+def result(parts: Parts, marks: Marks, amount: float | None = None) -> dict[str, Any]:
     assert len(marks) == len(parts.batches), f"{len(marks)} steps were taken, not {len(parts.batches)}"
     found = rates(amount or parts.counted(), marks[WARM - 1], marks[-1])
     return found | {"loss": parts.loss(parts.model), "precision": parts.job.precision}
@@ -320,7 +336,8 @@ def main() -> None:
             return
         work = WORK[asked.task]
         what = task_data.write(asked.task, Path(folder), asked.rows or work.rows, asked.seed)
-        job = Job(asked.task, folder, asked.threads, asked.precision, asked.epochs or work.epochs, asked.seed)
+        epochs = asked.epochs or work.epochs
+        job = Job(asked.task, folder, asked.threads, asked.precision, epochs, asked.seed, asked.device)
         print(f"Data: {what}. Model: {work.model}; batch {work.batch_size}, {job.epochs} epochs.", flush=True)
         if asked.start:
             print(start.measured(experiment(job, "start"), asked.rounds))
@@ -341,6 +358,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="default: 2, of a table 20")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--precision", choices=("auto", "fp32", "bf16"), default="auto", help="auto: what bigmodel chooses"
     )

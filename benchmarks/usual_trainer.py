@@ -46,10 +46,11 @@ def train(parts: Any, work: Any, done: Callable[[], None]) -> list[int]:
 
 
 def arguments(parts: Any, work: Any, paired: bool) -> Any:
-    """Fused AdamW without weight decay is Adam; a data loader without workers is faster for data in memory."""
+    """Fused AdamW without weight decay is Adam; a data loader without workers is faster for data in memory, unless a
+    GPU computes meanwhile."""
     return (Seq2SeqTrainingArguments if paired else TrainingArguments)(
         output_dir=str(Path(parts.job.folder) / "trainer"),
-        use_cpu=True,
+        use_cpu=parts.job.device == "cpu",
         bf16=parts.job.precision == "bf16",
         per_device_train_batch_size=work.batch_size,
         num_train_epochs=parts.job.epochs,
@@ -62,7 +63,7 @@ def arguments(parts: Any, work: Any, paired: bool) -> Any:
         logging_strategy="no",
         disable_tqdm=True,
         report_to="none",
-        dataloader_num_workers=0,
+        dataloader_num_workers=0 if parts.job.device == "cpu" else 2,
         **({"train_sampling_strategy": "group_by_length"} if paired else {}),
     )
 

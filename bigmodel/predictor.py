@@ -22,13 +22,15 @@ T = TypeVar("T")
 BYTES = "__base64__"
 INFO, GOLDEN = "bigmodel.json", "golden.jsonl"
 MAX_TOKENS = 4096  # of one batch, with its padding: enough to keep two cores busy, small enough to stay in their caches
+GPU_TOKENS = 16_384  # a small model's kernels are over before the next is asked for: more texts cost no more time
 
 
 class Predictor:
     """Task, model and processor, with `info`: what bigmodel.json says of them.
 
     An answer does not depend on what else is asked with it: rows are sorted by length, cut into batches of at most
-    `max_tokens` tokens, padding included, and answered in the order they came. bf16 is autocast, as in training.
+    `max_tokens` tokens, padding included (0: as many as suit the device), and answered in the order they came. bf16 is
+    autocast, as in training.
 
     It answers with the weights as they are at its first answer: after a training step, make another. `model` is the
     plain model, for whoever wants its gradients; where there is a faster form of it, that one answers.
@@ -133,19 +135,20 @@ class Predictor:
         """Whether a batch costs its padding too, so that texts of one length belong together."""
         return self._forward is self.model
 
-    def predict(self, rows: Sequence[Row], max_tokens: int = MAX_TOKENS) -> list[Answer]:
+    def predict(self, rows: Sequence[Row], max_tokens: int = 0) -> list[Answer]:
         """One answer a row, with `truncated`, `tokens` and `tokens_read` where the model did not read all of it."""
         return self.predict_samples(self.encode(rows), max_tokens)
 
-    def predict_samples(self, samples: Sequence[Sample], max_tokens: int = MAX_TOKENS) -> list[Answer]:
+    def predict_samples(self, samples: Sequence[Sample], max_tokens: int = 0) -> list[Answer]:
         return self._in_batches(samples, max_tokens, self.task.predict)
 
-    def judge_samples(self, samples: Sequence[Sample], max_tokens: int = MAX_TOKENS) -> list[Answer]:
+    def judge_samples(self, samples: Sequence[Sample], max_tokens: int = 0) -> list[Answer]:
         """Answers to samples that carry their target, as the task's `score` wants them."""
         return self._in_batches(samples, max_tokens, self.task.judge)
 
     def _in_batches(self, samples: Sequence[Sample], max_tokens: int, ask: Ask) -> list[Answer]:
         answers: list[Answer] = [{}] * len(samples)
+        max_tokens = max_tokens or (MAX_TOKENS if self.device == "cpu" else GPU_TOKENS)
         lengths = [self.task.length(sample) for sample in samples]
         for batch in batches(lengths, max_tokens, self.pads):
             chosen = [samples[i] for i in batch]
@@ -217,12 +220,24 @@ def batches(lengths: Sequence[int], max_tokens: int, padded: bool = True) -> Ite
 
 @contextlib.contextmanager
 def autocast(device: str, precision: str) -> Iterator[None]:
-    """Around a forward pass: nothing for fp32, torch.autocast for bf16. ResourceError where the processor has no kernel
-    for it, as older ones have none for an LSTM in bf16."""
+    """Around a forward pass: plain fp32, also in cuDNN, which would take TF32 and its 10 bits; torch.autocast for bf16.
+    ResourceError where the processor has no kernel for it, as older ones have none for an LSTM in bf16."""
     import torch
 
-    if precision == "fp32":
+    if precision == "fp32" and device == "cpu":
         yield
+        return
+    if precision == "fp32":
+        cudnn: Any = torch.backends.cudnn
+        kinds = (cudnn.conv, cudnn.rnn)
+        before = [kind.fp32_precision for kind in kinds]
+        try:
+            for kind in kinds:
+                kind.fp32_precision = "ieee"
+            yield
+        finally:
+            for kind, value in zip(kinds, before, strict=True):
+                kind.fp32_precision = value
         return
     try:
         with torch.autocast(device.partition(":")[0], dtype=torch.bfloat16):

@@ -125,6 +125,8 @@ def in_words(event: Event) -> str:
             hidden = ("kind", "step", "best", "seconds")
             metrics = "  ".join(f"{name} {value:.4f}" for name, value in event.items() if name not in hidden)
             return f"step {event['step']:,} validation: {metrics}" + ("  (best so far)" if event["best"] else "")
+        case "decision" if event["what"] == "nondeterministic":
+            return f"another run may differ in its last digits: {event['choice']}"
         case "decision":
             times = ", ".join(f"{name} {seconds * 1000:.1f} ms" for name, seconds in event["seconds"].items())
             return f"{event['what']}: {event['choice']} (one batch takes {times})"

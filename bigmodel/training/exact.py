@@ -81,7 +81,7 @@ class ExactGradients:
         self._trainer, worker = trainer, trainer.worker
         self._shards = trainer.experiment.train.shards
         self._own = owned(worker.rank, worker.world, self._shards)
-        self._parameters = trainer.trained()
+        self._parameters = trainer.trained
         changing = [
             buffer
             for module in trainer.model.modules()
@@ -120,7 +120,7 @@ class ExactGradients:
         if batch is None:
             return torch.zeros(sum(self._sizes), device=trainer.worker.device)
         with trainer.forward(step, number, 0):
-            loss = trainer.task.loss(trainer.model, batch, trainer.experiment) / num_targets
+            loss = trainer.task.loss(trainer.model, trainer.sent(batch), trainer.experiment) / num_targets
             loss.backward()
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
         took_part = [float(p.grad is not None) for p in self._parameters]

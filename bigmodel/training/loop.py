@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,13 +36,14 @@ from bigmodel.models.fields import ModelError, root_message
 from bigmodel.models.init import initialize
 from bigmodel.predictor import Predictor, autocast
 from bigmodel.tasks.base import Answer, Sample
-from bigmodel.training import attention, healing, precision, setback
+from bigmodel.training import attention, deterministic, healing, precision, setback
 from bigmodel.training.checkpoint import Checkpoint, Checkpoints
 from bigmodel.training.dropout import BulkDropout
 from bigmodel.training.events import Event, Events, Listener, read
 from bigmodel.training.exact import ExactGradients, owned
 from bigmodel.training.run import STOP, Run
 from bigmodel.training.saver import BEST, STEP, Saver
+from bigmodel.training.shared import SharedGradients
 
 T = TypeVar("T")
 FLUSH = 10  # most steps between two looks at the loss, so that a GPU is not waited for at each
@@ -116,7 +118,7 @@ class Trainer:
         attention.use(self.model, self.worker.device)
         torch.nn.Module.to(self.model, self.worker.device).train()  # transformers' own `to` has lost its types
         self.optimizer = optim.build(experiment.optim, self.model, scales)
-        self.average = [p.detach().clone() for p in self.trained()] if train.average else []
+        self.average = [p.detach().clone() for p in self.trained] if train.average else []
         self.precision = "fp32"
         self.augmented = any(experiment.data.augment.model_dump().values())
 
@@ -130,24 +132,19 @@ class Trainer:
                 raise ConfigError(str(e)) from None
 
     def wrap(self) -> None:
-        """Say how gradients come about: by DDP, which sums those of several workers while the backward pass runs, or
-        exactly."""
-        self.wrapped: Any = self.model
-        self.gradients: Callable[[Any, int, int], tuple[Tensor, int]] = self.shared_gradients
-        if self.experiment.train.exact:
-            self.gradients = ExactGradients(self)
-        elif self.worker.world > 1:
-            devices = [self.worker.device] if self.worker.device != "cpu" else None
-            self.wrapped = torch.nn.parallel.DistributedDataParallel(self.model, devices, gradient_as_bucket_view=True)
+        """Say how gradients come about: as fast as can be, or exactly."""
+        kind = ExactGradients if self.experiment.train.exact else SharedGradients
+        self.gradients: Callable[[Any, int, int], tuple[Tensor, int]] = kind(self)
 
     def measure_precision(self) -> tuple[str, dict[str, float]]:
         """The quicker one for the first batch, and the seconds of both."""
         with self.in_memory(self.progress.step):
-            batch = self.batch(self.pieces(self.order.batch(0), 0)[0][0], 0)
+            batch = self.sent(self.batch(self.pieces(self.order.batch(0), 0)[0][0], 0))
             return precision.choose(
                 self.model, self.worker.device, lambda: self.task.loss(self.model, batch, self.experiment)
             )
 
+    @cached_property
     def trained(self) -> list[Tensor]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
@@ -195,26 +192,10 @@ class Trainer:
 
     def clip(self) -> Tensor:
         """Limit the gradient's global norm. -> what it was."""
-        parameters, limit = self.trained(), self.experiment.optim.clip
+        parameters, limit = self.trained, self.experiment.optim.clip
         if limit:
             return torch.nn.utils.clip_grad_norm_(parameters, limit)
         return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-    def shared_gradients(self, ids: Any, epoch: int, step: int) -> tuple[Tensor, int]:
-        """Leave the gradient in the parameters, each worker computing its part and DDP adding them up. -> this worker's
-        part of the loss times the number of workers, and about how many tokens the batch has with padding."""
-        pieces, idle = self.pieces(ids, step)
-        batches = [self.batch(piece, epoch) for piece in pieces]
-        num_targets = 0 if idle else sum(self.task.num_targets(batch) for batch in batches)
-        share = 0.0 if idle else self.worker.world
-        share /= self.over_workers(num_targets)
-        loss = torch.zeros((), device=self.worker.device)
-        for number, batch in enumerate(batches):
-            with self.no_sync(number < len(batches) - 1), self.forward(step, number, self.worker.rank):
-                piece_loss = self.task.loss(self.wrapped, batch, self.experiment) * share
-                piece_loss.backward()
-            loss += piece_loss.detach()
-        return loss, sum(self.task.padded(batch) for batch in batches) * self.worker.world
 
     def lr(self, step: int) -> float:
         """The learning rate of a step, before a group's own scale."""
@@ -241,6 +222,7 @@ class Trainer:
         return [rows.place(int(i)) for i in self.order.batch(step)]
 
     def batch(self, ids: Any, epoch: int) -> dict[str, Tensor]:
+        """On the CPU."""
         samples: list[Sample] = self.samples.take(ids)
         if self.augmented:
             seed = self.experiment.train.seed
@@ -249,11 +231,13 @@ class Trainer:
                 for i, sample in zip(ids, samples, strict=True)
             ]
         batch: dict[str, Tensor] = self.task.collate(samples, self.processor)
-        if self.worker.device != "cpu":
-            batch = {
-                name: tensor.pin_memory().to(self.worker.device, non_blocking=True) for name, tensor in batch.items()
-            }
         return batch
+
+    def sent(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch to the device: what has to be counted in it was counted before, for a GPU would be waited for."""
+        if self.worker.device == "cpu":
+            return batch
+        return {name: tensor.pin_memory().to(self.worker.device, non_blocking=True) for name, tensor in batch.items()}
 
     @contextmanager
     def forward(self, step: int, number: int, rank: int) -> Iterator[None]:
@@ -266,10 +250,6 @@ class Trainer:
         dropout = BulkDropout(seed, step, number, rank) if cpu else nullcontext()
         with dropout, autocast(self.worker.device, self.precision):
             yield
-
-    def no_sync(self, unfinished: bool) -> Any:
-        """Gradients of all but the last micro-batch stay with this worker."""
-        return self.wrapped.no_sync() if unfinished and self.worker.world > 1 else nullcontext()
 
     def over_workers(self, num_targets: int) -> float:
         """Targets of the global batch: what its loss is averaged over, however it is shared out."""
@@ -287,7 +267,7 @@ class Trainer:
         """Exponential moving average of the weights; it starts fast, as the first weights are far off."""
         if self.average:
             decay = min(self.experiment.train.average, (1 + step) / (10 + step))
-            torch._foreach_lerp_(self.average, self.trained(), 1 - decay)
+            torch._foreach_lerp_(self.average, self.trained, 1 - decay)
 
     # ---- validation
 
@@ -318,7 +298,7 @@ class Trainer:
         if not self.average:
             yield
             return
-        parameters = [p.data for p in self.trained()]
+        parameters = [p.data for p in self.trained]
         current = [p.clone() for p in parameters]
         torch._foreach_copy_(parameters, self.average)
         yield
@@ -332,7 +312,7 @@ class Trainer:
         The tensors are those training goes on with: who keeps them copies them.
         """
         names = [name for name, p in self.model.named_parameters() if p.requires_grad]
-        trained = zip(names, self.average if averaged and self.average else self.trained(), strict=True)
+        trained = zip(names, self.average if averaged and self.average else self.trained, strict=True)
         buffers = ((name, tensor) for name, tensor in self.model.named_buffers() if tensor.numel())
         return {name: tensor.detach() for name, tensor in (*trained, *buffers)}
 
@@ -411,6 +391,8 @@ def in_parts(
     """`train` that hands over its validation events, and may be left at any. With `settled` each comes when its
     checkpoint is on disk; else the checkpoint may still be under way, until the parts are closed or at their end."""
     torch.set_num_threads(worker.threads)
+    if ":" in worker.device:  # one of several GPUs
+        torch.cuda.set_device(worker.device)
     first, run = worker.rank == 0, Run(run_path)
     decisions: list[healing.Decision] = run.info.get("decisions", {}).get("healing", [])
     checkpoints = Checkpoints(str(run_path / "checkpoints"), readonly=not first)
@@ -419,15 +401,24 @@ def in_parts(
         while True:
             trainer = Trainer(experiment, open_prepared(prepared), worker, decisions=decisions)
             _resume(trainer, checkpoints, events, run_path)
+            if lacks := Run(run_path).info.get("decisions", {}).get("nondeterministic"):
+                events.write("decision", what="nondeterministic", choice=lacks)
             try:
-                _decide_precision(trainer, Run(run_path), events)
-                trainer.wrap()
-                with saver:
+                with deterministic.kernels(worker.device, wanted=not lacks), saver:
+                    _decide_precision(trainer, Run(run_path), events)
+                    trainer.wrap()
                     yield from _steps(trainer, saver, events, stop, run_path, settled)
                 break
             except healing.Unusable as e:
                 found = healing.Unusable(e.step, e.why, e.memory)  # without the frames, which hold on to what filled up
-            decisions = _heal(trainer, run, found)
+            except RuntimeError as e:
+                if not (lacks := deterministic.lacking(e)):
+                    raise
+                found = None
+            if found is None:
+                _allow_any_kernel(trainer, run, lacks)
+            else:
+                decisions = _heal(trainer, run, found)
             del trainer
             gc.collect()  # before another one is built
         events.write("end", step=trainer.progress.step, seconds=trainer.progress.seconds)
@@ -496,6 +487,16 @@ def _heal(trainer: Trainer, run: Run, found: healing.Unusable) -> list[healing.D
     if found.memory and worker.world > 1:
         raise RuntimeError(f"out of memory: {found.why}") from found  # all begin anew, and learn it from run.json
     return made
+
+
+def _allow_any_kernel(trainer: Trainer, run: Run, lacks: str) -> None:
+    """Where a GPU has no deterministic kernel for an operation, the run goes on without, and says so."""
+    if trainer.experiment.train.exact:
+        raise ConfigError(f"train.exact: {lacks} on a GPU. Train on CPUs (train.device=cpu), or leave out train.exact")
+    if trainer.worker.rank == 0:
+        run.write(decisions=Run(run.path).info.get("decisions", {}) | {"nondeterministic": lacks})
+    if trainer.worker.world > 1:
+        raise RuntimeError(lacks)  # all begin anew, and learn it from run.json
 
 
 def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
@@ -594,7 +595,7 @@ class StepLog:
             return
         now = time.perf_counter()
         seconds = now - self._flushed
-        losses = torch.stack([happened["loss"] for happened in self._pending])
+        losses, norms = (torch.stack([happened[name] for happened in self._pending]) for name in ("loss", "norm"))
         stop, leaves = self._stop_file.exists(), self._trainer.worker.leaves()
         losses, seconds, age, self.stop_asked, self.leaving = self._agree(
             losses, seconds, now - self._saved, stop, leaves
@@ -603,8 +604,8 @@ class StepLog:
         self.checkpoint_due = age >= CHECKPOINT_S
         self._wanted = min(FLUSH, max(1, int(FLUSH_S * len(self._pending) / max(seconds, 1e-9))))
         rate = sum(happened["samples"] for happened in self._pending) / max(seconds, 1e-9)
-        for happened, loss in zip(self._pending, losses.tolist(), strict=True):
-            numbers = {"loss": loss, "norm": float(happened["norm"])}
+        for happened, loss, norm in zip(self._pending, losses.tolist(), norms.tolist(), strict=True):
+            numbers = {"loss": loss, "norm": norm}
             for name, number in numbers.items():
                 if not math.isfinite(number):
                     what = {"loss": "loss", "norm": "norm of the gradient"}[name]

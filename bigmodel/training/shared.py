@@ -1,0 +1,42 @@
+"""The gradient of a batch shared out among workers: DDP adds the parts up while the backward pass still runs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+
+class SharedGradients:
+    """Of a Trainer: leaves the gradient of the whole batch in the parameters, each worker computing its part."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer, worker = trainer, trainer.worker
+        self._model: Any = trainer.model
+        if worker.world > 1:
+            devices = [worker.device] if worker.device != "cpu" else None
+            self._model = DistributedDataParallel(trainer.model, devices, gradient_as_bucket_view=True)
+
+    def __call__(self, ids: Any, epoch: int, step: int) -> tuple[Tensor, int]:
+        """-> this worker's part of the loss times the number of workers, and about how many tokens the batch has with
+        padding."""
+        trainer, worker = self._trainer, self._trainer.worker
+        pieces, idle = trainer.pieces(ids, step)
+        batches = [trainer.batch(piece, epoch) for piece in pieces]
+        num_targets = 0 if idle else sum(trainer.task.num_targets(batch) for batch in batches)
+        share = 0.0 if idle else worker.world
+        share /= trainer.over_workers(num_targets)
+        loss = torch.zeros((), device=worker.device)
+        for number, batch in enumerate(batches):
+            with self._apart(number < len(batches) - 1), trainer.forward(step, number, worker.rank):
+                piece_loss = trainer.task.loss(self._model, trainer.sent(batch), trainer.experiment) * share
+                piece_loss.backward()
+            loss += piece_loss.detach()
+        return loss, sum(trainer.task.padded(batch) for batch in batches) * worker.world
+
+    def _apart(self, unfinished: bool) -> AbstractContextManager[Any]:
+        """Gradients of all but the last micro-batch stay with this worker."""
+        return self._model.no_sync() if unfinished and self._model is not self._trainer.model else nullcontext()
