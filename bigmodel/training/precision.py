@@ -1,7 +1,7 @@
 """precision: auto. bf16 pays where the processor has instructions for it and the model is not small: so it is timed.
 
-Where it has none, torch computes in another way that is slower by far (on one EPYC of 2 cores 27 s a batch instead of
-2 s): so single products are timed first, which takes milliseconds.
+Where a processor has none, torch computes in another way that is slower by far (on one EPYC of 2 cores 27 s a batch
+instead of 2 s): so there single products are timed first, which takes milliseconds.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ GAIN = 1.1  # bf16 must be a tenth faster: it costs digits
 def choose(model: Any, device: str, loss: Callable[[], Any]) -> tuple[str, dict[str, float]]:
     """Time forward and backward of one batch in fp32 and bf16, in turn. -> choice, median seconds of each.
 
-    Where single products already tell that bf16 is slower, their seconds are given. Leaves the weights as they are;
+    Where single products on a CPU already tell that bf16 is slower, their seconds are given. Leaves the weights as they are;
     gradients are cleared and the random state is set anew by every step.
     """
-    if (of_products := products(device))["bf16"] > of_products["fp32"]:
+    of_products = products() if device == "cpu" else {}
+    if of_products and of_products["bf16"] > of_products["fp32"]:
         return "fp32", of_products
     try:
         times = _time(model, device, loss)
@@ -52,16 +53,14 @@ def _time(model: Any, device: str, loss: Callable[[], Any]) -> dict[str, list[fl
     return times
 
 
-def products(device: str) -> dict[str, float]:
-    """Fewest seconds of one product of matrices in fp32 and bf16."""
+def products() -> dict[str, float]:
+    """Fewest seconds of one product of matrices in fp32 and bf16, on this CPU."""
     fewest = {}
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        matrix, taken = torch.ones(SIZE, SIZE, dtype=dtype, device=device), []
+        matrix, taken = torch.ones(SIZE, SIZE, dtype=dtype), []
         for _ in range(1 + REPEATS):
             start = time.perf_counter()
             matrix @ matrix
-            if device != "cpu":
-                torch.cuda.synchronize()
             taken.append(time.perf_counter() - start)
         fewest[precision] = min(taken)
     return fewest
