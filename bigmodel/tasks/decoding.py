@@ -290,11 +290,10 @@ class KeysAndValues(Cache):
     def __init__(self, model: Any) -> None:
         super().__init__(layers=[])
         self._device = model.get_input_embeddings().weight.device
-        self._additive = model.config._attn_implementation == "eager"
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self._at: Tensor | None = None
+        self._at: Any = None  # where each row's next token goes: how many it has, one number if all have as many
         self._place, self._end, self._num = 0, 0, 0
-        self._all = torch.arange(0)
+        self._all: Any = slice(0)
 
     def read(self, model: Any, place: int, ids: Sequence[int]) -> NDArray[np.float32]:
         """A text from its beginning, into a place. -> logits after it, (V,)"""
@@ -307,13 +306,16 @@ class KeysAndValues(Cache):
     def write(self, model: Any, last: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np.float32]]:
         """One more token for each of the first places, whose rows have so many. -> logits, (V,) each"""
         self._num, self._end = len(last), max(lengths) + 1
-        self._at = torch.tensor(lengths, device=self._device)
-        self._all = torch.arange(self._num, device=self._device)
-        seen = (torch.arange(self._end, device=self._device) <= self._at[:, None])[:, None, None]
-        return self._call(model, [[token] for token in last], seen, self._at[:, None])
+        at = torch.tensor(lengths, device=self._device)
+        if min(lengths) + 1 == self._end:  # a slice is written in half the time
+            self._all, self._at = slice(self._num), self._end - 1
+        else:
+            self._all, self._at = torch.arange(self._num, device=self._device), at
+        seen = (torch.arange(self._end, device=self._device) <= at[:, None])[:, None, None]
+        return self._call(model, [[token] for token in last], seen, at[:, None])
 
     def _call(self, model: Any, ids: list[list[int]], seen: Tensor, positions: Tensor) -> list[NDArray[np.float32]]:
-        mask = torch.zeros(seen.shape, device=self._device).masked_fill(~seen, -math.inf) if self._additive else seen
+        mask = torch.zeros(seen.shape, device=self._device).masked_fill_(~seen, -math.inf)  # else each layer makes it
         inputs = torch.tensor(ids, device=self._device)
         found = model(
             input_ids=inputs, attention_mask=mask, position_ids=positions, cache=self, use_cache=True, logits_to_keep=1

@@ -24,8 +24,8 @@ GAIN = 1.1  # bf16 must be a tenth faster: it costs digits
 def choose(model: Any, device: str, loss: Callable[[], Any]) -> tuple[str, dict[str, float]]:
     """Time forward and backward of one batch in fp32 and bf16, in turn. -> choice, median seconds of each.
 
-    Where single products on a CPU already tell that bf16 is slower, their seconds are given. Leaves the weights as they are;
-    gradients are cleared and the random state is set anew by every step.
+    Where single products on a CPU already tell that bf16 is slower, their seconds are given. Leaves the weights as they
+    are; gradients are cleared and the random state is set anew by every step.
     """
     of_products = products() if device == "cpu" else {}
     if of_products and of_products["bf16"] > of_products["fp32"]:
