@@ -52,6 +52,19 @@ def last_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Of a GPU, of this process, or on a CPU of torch's allocator or oneDNN, which have no class for it."""
+    words = (
+        *("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
+        "DefaultCPUAllocator: can't allocate",
+    )
+    return (
+        isinstance(error, MemoryError)
+        or any(each in str(error) for each in words)
+        or str(error) == "could not create a primitive"
+    )
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean 'hidden_size'?` for a close match among the known words, else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

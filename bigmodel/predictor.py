@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bigmodel import tasks
-from bigmodel.errors import CheckpointError, ConfigError, ResourceError, first_line
+from bigmodel.errors import CheckpointError, ConfigError, ResourceError, first_line, out_of_memory
 from bigmodel.tasks.base import Answer, Row, Sample, unread
 
 Ask = Callable[[Any, Any, Any], list[Answer]]  # model, batch, processor
@@ -29,8 +29,8 @@ class Predictor:
     """Task, model and processor, with `info`: what bigmodel.json says of them.
 
     An answer does not depend on what else is asked with it: rows are sorted by length, cut into batches of at most
-    `max_tokens` tokens, padding included (0: as many as suit the device), and answered in the order they came. bf16 is
-    autocast, as in training.
+    `max_tokens` tokens, padding included (0: as many as suit the device), and answered in the order they came. Where
+    memory is too short for a batch, it and those to come are halved. bf16 is autocast, as in training.
 
     It answers with the weights as they are at its first answer: after a training step, make another. `model` is the
     plain model, for whoever wants its gradients; where there is a faster form of it, that one answers.
@@ -150,9 +150,18 @@ class Predictor:
         answers: list[Answer] = [{}] * len(samples)
         max_tokens = max_tokens or (MAX_TOKENS if self.device == "cpu" else GPU_TOKENS)
         lengths = [self.task.length(sample) for sample in samples]
-        for batch in batches(lengths, max_tokens, self.pads):
-            chosen = [samples[i] for i in batch]
-            for i, answer in zip(batch, self._answer(chosen, ask), strict=True):
+        waiting = list(batches(lengths, max_tokens, self.pads))
+        while waiting:
+            try:
+                found = self._answer([samples[i] for i in waiting[0]], ask)
+            except (RuntimeError, MemoryError) as e:
+                if not out_of_memory(e) or len(waiting[0]) == 1:
+                    raise
+                found = None
+            if found is None:  # no longer among frames that hold on to what filled the memory
+                waiting = [half for batch in waiting for half in halves(batch)]
+                continue
+            for i, answer in zip(waiting.pop(0), found, strict=True):
                 answers[i] = answer
         return answers
 
@@ -216,6 +225,12 @@ def batches(lengths: Sequence[int], max_tokens: int, padded: bool = True) -> Ite
         tokens += more
     if batch:
         yield batch
+
+
+def halves(batch: list[int]) -> list[list[int]]:
+    """One alone stays."""
+    middle = len(batch) // 2
+    return [half for half in (batch[:middle], batch[middle:]) if half]
 
 
 @contextlib.contextmanager

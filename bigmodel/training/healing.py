@@ -11,8 +11,6 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from bigmodel.errors import ResourceError, TrainingError
 from bigmodel.experiment import TrainConfig
 
@@ -83,16 +81,6 @@ def rate(step: int, made: Sequence[Decision], train: TrainConfig) -> float:
     """What the learning rate of a step is multiplied with, after the batches passed over before it."""
     before = sum(decision["what"] == "skip" and decision["step"] <= step for decision in made)
     return float(train.heal_lr**before)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Of a GPU, of this process, or on a CPU of torch's allocator or oneDNN, which have no class for it."""
-    words = ("DefaultCPUAllocator: can't allocate", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        or any(each in str(error) for each in words)
-        or str(error) == "could not create a primitive"
-    )
 
 
 def last_losses(events: Sequence[Mapping[str, Any]]) -> list[float]:

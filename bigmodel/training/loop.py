@@ -29,7 +29,7 @@ from bigmodel import models, mup, optim, tasks
 from bigmodel.data.arrow import Samples
 from bigmodel.data.order import Order, generator, shard
 from bigmodel.data.prepare import Prepared, open_prepared
-from bigmodel.errors import CheckpointError, ConfigError, Interrupted, Preempted, ResourceError
+from bigmodel.errors import CheckpointError, ConfigError, Interrupted, Preempted, ResourceError, out_of_memory
 from bigmodel.experiment import Experiment
 from bigmodel.models import lora
 from bigmodel.models.fields import ModelError, root_message
@@ -186,7 +186,7 @@ class Trainer:
         try:
             yield
         except (RuntimeError, MemoryError) as e:
-            if not healing.out_of_memory(e):
+            if not out_of_memory(e):
                 raise
             raise healing.Unusable(step + 1, root_message(e), memory=True) from e
 
@@ -642,11 +642,11 @@ def _validate(trainer: Trainer, events: Events, rows: Any, samples: Any) -> tupl
     try:
         metrics = trainer.validate(rows, samples) if len(rows) else {}
     except (RuntimeError, MemoryError) as e:
-        if not healing.out_of_memory(e):
+        if not out_of_memory(e):
             raise
         raise ResourceError(
-            f"out of memory while validating after step {progress.step:,}: {root_message(e)}. Lower data.max_length or "
-            "the size of the model, or train where there is more memory; the last checkpoint stays"
+            f"out of memory while validating a single row after step {progress.step:,}: {root_message(e)}. Lower "
+            "data.max_length or the size of the model, or train where there is more memory; the last checkpoint stays"
         ) from e
     value = metrics.get(goal.metric)
     better = value is None or goal.better(value, progress.best_value)

@@ -1,6 +1,8 @@
 """The predictor: answers that do not depend on their batch, directories that prove themselves."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -46,6 +48,34 @@ def test_answers_of_the_faster_form_are_those_of_the_model(make_model):
         plain = predictor.task.predict(predictor.model, predictor.task.collate(samples, predictor.processor), None)
     for one, other in zip(predictor.predict(rows), plain, strict=True):
         assert one["scores"] == pytest.approx(other["scores"], abs=1e-5)
+
+
+SHORT = """
+import resource, sys
+from bigmodel.predictor import Predictor
+
+predictor, rows = Predictor.load(sys.argv[1]), [{"text": "boat good film bad " * 12}] * 96
+sizes, ask = [], predictor.task.predict
+
+def noted(model, batch, processor):
+    sizes.append(len(batch["input_ids"]))
+    return ask(model, batch, processor)
+
+predictor.task.predict = noted
+alone = predictor.predict(rows[:1])[0]
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (used + int(sys.argv[2]), resource.RLIM_INFINITY))
+answers = predictor.predict(rows, max_tokens=1_000_000)
+assert len(answers) == 96 and all(abs(answer["score"] - alone["score"]) < 1e-5 for answer in answers)
+print(sizes)
+"""
+
+
+def test_short_of_memory_batches_are_halved(make_model):
+    model = make_model({"type": "transformer", "hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 8192})
+    done = subprocess.run([sys.executable, "-c", SHORT, str(model), "60000000"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])[:3] == [1, 96, 48]
 
 
 def test_a_predictor_made_after_a_step_answers_with_the_new_weights(make_model):
