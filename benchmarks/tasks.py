@@ -129,7 +129,7 @@ class Parts:
 
     def __init__(self, job: Job) -> None:
         from bigmodel.data.prepare import prepare
-        from bigmodel.training.loop import Trainer, Worker
+        from bigmodel.training.trainer import Trainer, Worker
 
         self.job, self.wanted = job, experiment(job, "unused")
         self.prepared = prepare(self.wanted)

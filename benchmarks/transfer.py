@@ -75,7 +75,7 @@ def learn(job: Job, folder: str, options: dict[str, Any]) -> float:
     import torch
 
     from bigmodel.data.prepare import prepare
-    from bigmodel.training.loop import Trainer, Worker
+    from bigmodel.training.trainer import Trainer, Worker
 
     torch.set_num_threads(1)
     wanted = experiment(job, folder, options)

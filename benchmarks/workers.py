@@ -27,7 +27,7 @@ from reviews import lengthen, reviews, write
 from bigmodel.data.prepare import prepare
 from bigmodel.experiment import Experiment
 from bigmodel.training import loop
-from bigmodel.training.loop import Worker
+from bigmodel.training.trainer import Worker
 
 WARM = 10
 NO_SPLIT = {"valid": 0, "test": 0}

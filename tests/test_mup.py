@@ -17,7 +17,7 @@ from bigmodel.models.init import initialize
 from bigmodel.optim import Scale
 from bigmodel.pipeline import read_experiment
 from bigmodel.training.fit import fit
-from bigmodel.training.loop import Trainer, Worker
+from bigmodel.training.trainer import Trainer, Worker
 
 ENCODER = [
     "bert.embeddings",

@@ -245,7 +245,7 @@ def measure_precision(experiment: Experiment, prepared: Path | None) -> str:
 
     from bigmodel.data.prepare import open_prepared, prepare
     from bigmodel.training import healing
-    from bigmodel.training.loop import Trainer, Worker
+    from bigmodel.training.trainer import Trainer, Worker
 
     device = "cuda" if torch.cuda.is_available() and experiment.train.device != "cpu" else "cpu"
     torch.set_num_threads(experiment.train.threads or 1)

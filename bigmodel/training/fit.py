@@ -23,9 +23,9 @@ from bigmodel.tasks.base import as_judged
 from bigmodel.training import loop, on_ray
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import Event, Listener
-from bigmodel.training.loop import Trainer, Worker
 from bigmodel.training.run import STOP, Run
 from bigmodel.training.saver import BEST
+from bigmodel.training.trainer import Trainer, Worker
 
 GOLDEN = 8  # validation rows stored with their answers in the model directory
 

@@ -137,11 +137,12 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     import ray.train.torch
 
     from bigmodel.training import loop
+    from bigmodel.training.trainer import Worker
 
     context = ray.train.get_context()
     device = str(ray.train.torch.get_device())
     rank, world = context.get_world_rank(), context.get_world_size()
-    worker = loop.Worker(rank, world, device, config["threads"], ray=True, leaves=cluster.leaving)
+    worker = Worker(rank, world, device, config["threads"], ray=True, leaves=cluster.leaving)
     if blind := _without(Path(config["prepared"]), rank, world):
         return {"error": f"{config['prepared']} is not to be seen on {', '.join(blind)}: {SHARED}"}
     experiment = Experiment.model_validate(config["experiment"])

@@ -20,8 +20,8 @@ from bigmodel.training.checkpoint import Checkpoint, Checkpoints
 from bigmodel.training.events import read
 from bigmodel.training.exact import add_up, nodes, owned, total
 from bigmodel.training.fit import fit
-from bigmodel.training.loop import Trainer, Worker
 from bigmodel.training.run import STOP, Run
+from bigmodel.training.trainer import Trainer, Worker
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 4, 6, 8, 13, 16])

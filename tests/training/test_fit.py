@@ -15,8 +15,8 @@ from bigmodel.data.prepare import prepare
 from bigmodel.errors import CheckpointError, ConfigError, DataError, ResourceError, TrainingError
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit
-from bigmodel.training.loop import Trainer, Worker
 from bigmodel.training.run import Run
+from bigmodel.training.trainer import Trainer, Worker
 
 
 def sha256(path: Path) -> str:

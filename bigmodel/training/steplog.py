@@ -1,0 +1,93 @@
+"""The lines of the last steps of all workers, and what they agree on beside them."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bigmodel.training import healing
+from bigmodel.training.events import Events, read
+from bigmodel.training.run import STOP
+from bigmodel.training.trainer import Trainer
+
+FLUSH = 10  # most steps between two looks at the loss, so that a GPU is not waited for at each
+FLUSH_S = 1.0  # seconds between them, where steps are slow
+CHECKPOINT_S = 30.0
+
+
+class StepLog:
+    """The lines of the last steps, written together: only then is a GPU, or another worker, waited for.
+
+    Whether to look again and whether a checkpoint is due depends on time, but all workers must do the same: the first
+    one's clock, which travels with the losses, decides for all. So does whether it sees the file that asks to stop.
+    What any of them knows of machines that will be taken away, all of them learn.
+    """
+
+    def __init__(self, trainer: Trainer, events: Events, run_path: Path) -> None:
+        self._trainer, self._events, self._stop_file = trainer, events, run_path / STOP
+        spike = trainer.experiment.train.spike
+        self._spikes = healing.Spikes(spike, healing.last_losses(read(run_path / "events.jsonl")) if spike else [])
+        self._pending: list[dict[str, Any]] = []
+        self._wanted = 1
+        self._flushed = self._saved = time.perf_counter()
+        self.checkpoint_due = self.stop_asked = self.leaving = False
+
+    @property
+    def full(self) -> bool:
+        return len(self._pending) >= self._wanted
+
+    def add(self, happened: dict[str, Any]) -> None:
+        self._pending.append(happened)
+
+    def saved(self) -> None:
+        self._flushed = self._saved = time.perf_counter()
+        self.checkpoint_due = False
+
+    def flush(self) -> None:
+        """Write the lines. Unusable if a loss, or the norm of a gradient, is not a number."""
+        if not self._pending:
+            return
+        now = time.perf_counter()
+        seconds = now - self._flushed
+        losses, norms = (torch.stack([happened[name] for happened in self._pending]) for name in ("loss", "norm"))
+        stop, leaves = self._stop_file.exists(), self._trainer.worker.leaves()
+        losses, seconds, age, self.stop_asked, self.leaving = self._agree(
+            losses, seconds, now - self._saved, stop, leaves
+        )
+        self._trainer.progress.seconds += seconds
+        self.checkpoint_due = age >= CHECKPOINT_S
+        self._wanted = min(FLUSH, max(1, int(FLUSH_S * len(self._pending) / max(seconds, 1e-9))))
+        rate = sum(happened["samples"] for happened in self._pending) / max(seconds, 1e-9)
+        for happened, loss, norm in zip(self._pending, losses.tolist(), norms.tolist(), strict=True):
+            numbers = {"loss": loss, "norm": norm}
+            for name, number in numbers.items():
+                if not math.isfinite(number):
+                    what = {"loss": "loss", "norm": "norm of the gradient"}[name]
+                    raise healing.Unusable(happened["step"], f"the {what} is {number}")
+            if why := self._spikes(loss):
+                raise healing.Unusable(happened["step"], why)
+            self._events.write("step", **happened | numbers, samples_per_s=round(rate, 1))
+        self._events.flush()
+        self._pending, self._flushed = [], time.perf_counter()
+
+    def _agree(
+        self, losses: Tensor, seconds: float, age: float, stop: bool, leaves: bool
+    ) -> tuple[Tensor, float, float, bool, bool]:
+        """The mean of all workers' losses; of the first one seconds, age of its checkpoint, stop file; whether any of
+        them leaves."""
+        world = self._trainer.worker.world
+        if world == 1:
+            return losses, seconds, age, stop, leaves
+        own = [seconds * world, age * world, float(stop) * world] if self._trainer.worker.rank == 0 else [0.0] * 3
+        own.append(float(leaves))
+        shared = torch.cat([losses.double(), torch.tensor(own, dtype=torch.float64, device=losses.device)])
+        dist.all_reduce(shared)
+        shared /= world
+        seconds, age, asked, leaving = shared[-4:].tolist()
+        return shared[:-4], seconds, age, asked > 0, leaving > 0
