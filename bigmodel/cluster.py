@@ -6,6 +6,7 @@ Everything here that Ray reads must stand before Ray is imported. Ray's defaults
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import secrets
@@ -68,6 +69,7 @@ class Ahead:
             if ours:
                 import ray
 
+                gc.collect()  # whoever lets a Ray object go while Ray shuts down has his process ended by it
                 ray.shutdown()
         finally:
             _changing.release()

@@ -39,6 +39,37 @@ def test_without_a_start_who_connects_gets_a_ray_of_its_own():
     assert run("pass") == ["own 1", "left 0"]
 
 
+GARBAGE = """
+import gc, time, weakref
+from bigmodel import cluster
+
+class Cycle:
+    def __init__(self, kept):
+        self.me, self.kept = self, kept
+
+gc.disable()  # it would come at some other time
+with cluster.Ahead() as ahead:
+    ahead.start()
+    cluster.connect(num_cpus=1)
+    import ray
+    left = [weakref.ref(Cycle(ray.put(number))) for number in range(4000)]
+    ahead.stop()
+    for cycle in left:
+        if (found := cycle()) is not None:
+            found.me = None
+        del found
+        time.sleep(0.0008)
+print("alive")
+"""
+
+
+def test_what_ray_objects_are_left_to_the_collector_does_not_end_the_process():
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", GARBAGE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+
+
 @pytest.mark.parametrize("address", ["", "127.0.0.1:6379"])
 def test_actors_without_use_are_left_out(monkeypatch, address):
     from ray.train.torch import TorchTrainer

@@ -22,7 +22,8 @@ class BulkDropout(TorchFunctionMode):
 
     def __init__(self, *seeds: int) -> None:
         super().__init__()
-        self._bits = np.random.SFC64(seeds)
+        self._seeds = seeds
+        self._bits: np.random.SFC64 | None = None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -40,5 +41,7 @@ class BulkDropout(TorchFunctionMode):
 
     def _draw(self, count: int) -> Tensor:
         """Uniform int16 (count,)."""
+        if self._bits is None:  # seeded where it is needed: that takes as long as a small layer
+            self._bits = np.random.SFC64(self._seeds)
         words: Any = self._bits.random_raw(-(-count // 4))
         return torch.from_numpy(words.view(np.int16)[:count])

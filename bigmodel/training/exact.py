@@ -127,7 +127,7 @@ class ExactGradients:
         numbers = [float(loss.detach()), float(trainer.task.padded(batch)), *took_part]
         told = torch.tensor(numbers, device=trainer.worker.device)
         flat = torch.cat([tensor.reshape(-1) for tensor in [*gradients, *self._averages, told]])
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.clear_gradients()
         return flat
 
     def _spread(self, whole: Tensor, num_shards: int) -> tuple[Tensor, int]:

@@ -147,7 +147,7 @@ class Trainer:
             loss, padded = self.gradients(ids, epoch, step)
             norm = self.clip()
             optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        self.clear_gradients()
         self.update_average(step)
 
         self.progress.step += 1
@@ -173,6 +173,11 @@ class Trainer:
             if not out_of_memory(e):
                 raise
             raise healing.Unusable(step + 1, root_message(e), memory=True) from e
+
+    def clear_gradients(self) -> None:
+        """As optimizer.zero_grad does, without its hooks."""
+        for parameter in self.trained:
+            parameter.grad = None
 
     def clip(self) -> Tensor:
         """Limit the gradient's global norm. -> what it was."""

@@ -113,6 +113,30 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(client, body, message
     assert refused.body["error"]["message"].startswith(message)
 
 
+PICKY = """{% if messages[0].role == 'system' %}{{ raise_exception('no system message') }}{% endif %}
+{%- for message in messages %}{{ message.role }}: {{ message.content }}
+{% endfor %}"""
+
+
+def test_a_chat_that_the_template_does_not_take_is_refused_before_anything_is_sent(
+    model, tmp_path, on_uvicorn, client_of
+):
+    from bigmodel.predictor import Predictor
+
+    predictor = Predictor.load(model)
+    predictor.processor.chat_template = PICKY
+    predictor.save(tmp_path / "reviews" / "model")
+    with on_uvicorn(tmp_path / "reviews" / "model", max_inputs=8) as port:
+        client = client_of(port)
+        asked = {"text": [{"role": "system", "content": "be brief"}], "max_new_tokens": 3, "stream": True}
+        refused = client.ask(asked)
+        assert refused.status == 422 and refused.headers["content-type"] == "application/json"
+        said = "text: the model's chat template does not take these messages: no system message"
+        assert refused.body["error"]["message"].startswith(said)
+        answered = client.ask(asked | {"text": [{"role": "user", "content": "the fox"}]})
+        assert answered.status == 200 and events(answered.body)[-1]["tokens"] == 3
+
+
 # ---- translations
 
 GERMAN = "ein Mann läuft schnell durch den kleinen Garten, zwei Hunde 好 schlafen".split()
