@@ -37,13 +37,17 @@ def train(
     for number, ids in enumerate(order):
         inputs, targets = get_batch(ids)
         if device.type != "cpu":
-            inputs = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-            targets = targets.to(device, non_blocking=True)
+            inputs = {name: sent(value, device) for name, value in inputs.items()}
+            targets = sent(targets, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(**inputs).logits
         loss = cross_entropy(logits.float().flatten(0, -2), targets.flatten(), ignore_index=IGNORED)
         learn(model, loss, optimizer, schedule, number)
         done()
+
+
+def sent(value: Any, device: torch.device) -> Any:
+    return value.pin_memory().to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
 
 # ---- the batches of each task, from what bigmodel encoded

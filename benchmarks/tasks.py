@@ -133,7 +133,7 @@ class Parts:
 
         self.job, self.wanted = job, experiment(job, "unused")
         self.prepared = prepare(self.wanted)
-        trainer = Trainer(self.wanted, self.prepared, Worker())
+        trainer = Trainer(self.wanted, self.prepared, Worker(device=job.device))
         self.task, self.processor, self.samples = trainer.task, trainer.processor, trainer.samples
         self.batches = [trainer.order.batch(step) for step in range(trainer.total_steps)]
         self.lengths, self.warmup = trainer.order.lengths, trainer.warmup
@@ -176,7 +176,7 @@ def bigmodel(job: Job, number: int) -> dict[str, Any]:
         nonlocal precision
         if event["kind"] == "step":
             steps.append((now(), event))
-        if event["kind"] == "decision":
+        if event["kind"] == "decision" and event["what"] == "precision":
             precision = event["choice"]
 
     run = fit(experiment(job, f"run-{number}"), listener=listen)
@@ -251,7 +251,7 @@ def rates(amount: float, begin: Mark, end: Mark) -> dict[str, float]:
 
 def result(parts: Parts, marks: Marks, amount: float | None = None) -> dict[str, Any]:
     assert len(marks) == len(parts.batches), f"{len(marks)} steps were taken, not {len(parts.batches)}"
-    found = rates(amount or parts.counted(), marks[WARM - 1], marks[-1])
+    found = rates(parts.counted() if amount is None else amount, marks[WARM - 1], marks[-1])
     return found | {"loss": parts.loss(parts.model), "precision": parts.job.precision}
 
 
@@ -263,6 +263,7 @@ def contend(name: str, job: Job, number: int) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(job.threads)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32 for all
     return {"bigmodel": bigmodel, "hand": hand, "trainer": trainer}[name](job, number)
 
 

@@ -46,8 +46,7 @@ def train(parts: Any, work: Any, done: Callable[[], None]) -> list[int]:
 
 
 def arguments(parts: Any, work: Any, paired: bool) -> Any:
-    """Fused AdamW without weight decay is Adam; a data loader without workers is faster for data in memory, unless a
-    GPU computes meanwhile."""
+    """Fused AdamW without weight decay is Adam; a data loader without workers is faster for data in memory."""
     return (Seq2SeqTrainingArguments if paired else TrainingArguments)(
         output_dir=str(Path(parts.job.folder) / "trainer"),
         use_cpu=parts.job.device == "cpu",
@@ -63,7 +62,7 @@ def arguments(parts: Any, work: Any, paired: bool) -> Any:
         logging_strategy="no",
         disable_tqdm=True,
         report_to="none",
-        dataloader_num_workers=0 if parts.job.device == "cpu" else 2,
+        dataloader_num_workers=0,
         **({"train_sampling_strategy": "group_by_length"} if paired else {}),
     )
 

@@ -54,10 +54,7 @@ def last_line(error: BaseException) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Of a GPU, of this process, or on a CPU of torch's allocator or oneDNN, which have no class for it."""
-    words = (
-        *("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED"),
-        "DefaultCPUAllocator: can't allocate",
-    )
+    words = ("out of memory", "_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate")
     return (
         isinstance(error, MemoryError)
         or any(each in str(error) for each in words)

@@ -340,7 +340,7 @@ class TuneConfig(Section):
     num_cpus: PositiveFloat = 1.0
     """Cores of a trial, which computes with as many threads; 0.5 lets two share one."""
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
-    """GPUs of a trial; 0.5 lets two share one."""
+    """GPUs of a trial; 0.5 lets two share one. 0 is one where there are any, unless train.device is cpu."""
     minutes: Annotated[float, Field(ge=0)] = 0.0
     """No trial begins after this time, and those that run are stopped; 0 is no limit."""
     seed: Seed = 0

@@ -16,3 +16,4 @@ def lighten() -> None:
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, 1000)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what training/deterministic.py asks of a GPU

@@ -100,7 +100,8 @@ def test(experiment: Experiment, run: Run) -> dict[str, Any]:
         return {}
     say(f"testing on {prepared.size(split):,} rows")
     rows = prepared.rows(split)
-    report = score(Predictor.load(run.model), rows, rows.place, training=lambda: iter(prepared.rows("train")), say=say)
+    predictor = load(run.model, "cpu" if experiment.train.device == "cpu" else "auto", "auto")
+    report = score(predictor, rows, rows.place, training=lambda: iter(prepared.rows("train")), say=say)
     report = {"split": split, **report, "training": training(run, prepared.size("train"))}
     write_json(run.report, report)
     return report

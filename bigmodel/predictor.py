@@ -45,6 +45,7 @@ class Predictor:
         device: str = "cpu",
         precision: str = "fp32",
     ) -> None:
+        plain_fp32(device)
         self.name = task
         self.task = tasks.get(task)
         self.model, self.processor, self.info = model, processor, dict(info)
@@ -135,6 +136,11 @@ class Predictor:
         """Whether a batch costs its padding too, so that texts of one length belong together."""
         return self._forward is self.model
 
+    @property
+    def max_tokens(self) -> int:
+        """Of a batch, where nothing else is asked for."""
+        return MAX_TOKENS if self.device == "cpu" else GPU_TOKENS
+
     def predict(self, rows: Sequence[Row], max_tokens: int = 0) -> list[Answer]:
         """One answer a row, with `truncated`, `tokens` and `tokens_read` where the model did not read all of it."""
         return self.predict_samples(self.encode(rows), max_tokens)
@@ -148,7 +154,7 @@ class Predictor:
 
     def _in_batches(self, samples: Sequence[Sample], max_tokens: int, ask: Ask) -> list[Answer]:
         answers: list[Answer] = [{}] * len(samples)
-        max_tokens = max_tokens or (MAX_TOKENS if self.device == "cpu" else GPU_TOKENS)
+        max_tokens = max_tokens or self.max_tokens
         lengths = [self.task.length(sample) for sample in samples]
         waiting = list(batches(lengths, max_tokens, self.pads))
         while waiting:
@@ -227,6 +233,14 @@ def batches(lengths: Sequence[int], max_tokens: int, padded: bool = True) -> Ite
         yield batch
 
 
+def plain_fp32(device: str) -> None:
+    """cuDNN would take TF32, with its 10 bits, for convolutions and recurrent layers in fp32. For the whole process."""
+    import torch
+
+    if device != "cpu":
+        torch.backends.cudnn.allow_tf32 = False
+
+
 def halves(batch: list[int]) -> list[list[int]]:
     """One alone stays."""
     middle = len(batch) // 2
@@ -235,24 +249,12 @@ def halves(batch: list[int]) -> list[list[int]]:
 
 @contextlib.contextmanager
 def autocast(device: str, precision: str) -> Iterator[None]:
-    """Around a forward pass: plain fp32, also in cuDNN, which would take TF32 and its 10 bits; torch.autocast for bf16.
-    ResourceError where the processor has no kernel for it, as older ones have none for an LSTM in bf16."""
+    """Around a forward pass: nothing for fp32, torch.autocast for bf16. ResourceError where the processor has no kernel
+    for it, as older ones have none for an LSTM in bf16."""
     import torch
 
-    if precision == "fp32" and device == "cpu":
-        yield
-        return
     if precision == "fp32":
-        cudnn: Any = torch.backends.cudnn
-        kinds = (cudnn.conv, cudnn.rnn)
-        before = [kind.fp32_precision for kind in kinds]
-        try:
-            for kind in kinds:
-                kind.fp32_precision = "ieee"
-            yield
-        finally:
-            for kind, value in zip(kinds, before, strict=True):
-                kind.fp32_precision = value
+        yield
         return
     try:
         with torch.autocast(device.partition(":")[0], dtype=torch.bfloat16):

@@ -56,7 +56,7 @@ def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpo
         torch.set_num_threads(max(1, int(options.num_cpus) // batcher.threads))
 
     metrics = Metrics(options.word, replica)
-    how = Batching(max_tokens=options.max_batch_tokens, pads=predictor.pads)
+    how = Batching(max_tokens=options.max_batch_tokens or predictor.max_tokens, pads=predictor.pads)
     # with a second batch under way the model does not wait for encoding, nor for the lock that Python's threads share
     batcher: Batcher[Row, Answer] = Batcher(work, how, metrics.ran, 2 if options.num_cpus >= 2 else 1, begin)
     task, processor = predictor.task, predictor.processor

@@ -76,6 +76,7 @@ def search(experiment: Experiment, check: Check | None = None, fresh: bool = Fal
         base = settled(experiment)
         ours = started(say)
         try:
+            base = on_gpus(base)
             trials = tried(base, ranges, folder, shared, say)
             repeats = repeated(base, folder, shared, trials, say)
         finally:
@@ -109,6 +110,14 @@ def settled(experiment: Experiment) -> Experiment:
     if not experiment.train.threads:
         values["train.threads"] = max(1, int(experiment.tune.num_cpus))
     return with_values(experiment, values)
+
+
+def on_gpus(base: Experiment) -> Experiment:
+    """A GPU for each trial where Ray has any, unless it is said otherwise: else all of them would take the first."""
+    import ray
+
+    asked = base.tune.num_gpus or base.train.device == "cpu" or base.train.most_workers > 1
+    return base if asked or not ray.cluster_resources().get("GPU", 0) else with_values(base, {"tune.num_gpus": 1.0})
 
 
 def clear(folder: Path) -> None:
@@ -232,12 +241,15 @@ def concurrency(base: Experiment) -> int:
     workers = train.most_workers
     cpus = workers * max(1, train.threads) if workers > 1 else tune.num_cpus
     room = int(available.get("CPU", 0) / cpus)
+    gpus = available.get("GPU", 0)
     if tune.num_gpus:
-        room = min(room, int(available.get("GPU", 0) / tune.num_gpus))
+        room = min(room, int(gpus / tune.num_gpus))
+    if workers > 1 and train.device != "cpu" and gpus >= workers:  # a trial's workers take one each
+        room = min(room, int(gpus // workers))
     if not room:
         raise ResourceError(
             f"a trial wants {cpus:g} CPUs and {tune.num_gpus:g} GPUs; Ray has {available.get('CPU', 0):g} CPUs and "
-            f"{available.get('GPU', 0):g} GPUs"
+            f"{gpus:g} GPUs"
         )
     return min(room, tune.max_concurrent or room)
 

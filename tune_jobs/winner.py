@@ -105,15 +105,15 @@ def against_default(found: Search, winner: Trial, experiment: Experiment) -> dic
     if winner.number == 0 or found.trials[0].state == "failed":
         return None
     from bigmodel.data.prepare import open_prepared
-    from bigmodel.predictor import Predictor
 
     default = fitted(trial_experiment(found, found.trials[0]))  # to its end, where the scheduler had stopped it
     rows = open_prepared(Path(default.info["prepared"])).rows("test")[:]
     if not rows or "label" not in rows[0]:
         return None
     questions = [{role: value for role, value in row.items() if role != "label"} for row in rows]
+    device = "cpu" if experiment.train.device == "cpu" else "auto"
     labels = [
-        [answer["label"] for answer in Predictor.load(model).predict(questions)]
+        [answer["label"] for answer in pipeline.load(model, device, "auto").predict(questions)]
         for model in (found.best / "model", default.model)
     ]
     return compare_rows(labels[0], labels[1], [row["label"] for row in rows])

@@ -98,7 +98,7 @@ def _gradients() -> Iterator[None]:
     """Also through recurrent layers of a model that is not in training, for which cuDNN has none."""
     import torch
 
-    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
         yield
 
 

@@ -16,7 +16,7 @@ import yaml
 from bigmodel import pipeline
 from bigmodel.data.files import is_remote, local, resolve, stored
 from bigmodel.data.prepare import prepare
-from bigmodel.errors import ConfigError, DataError
+from bigmodel.errors import ConfigError, DataError, ResourceError
 from bigmodel.experiment import Experiment, change
 from bigmodel.history.difference import SHOWN, losses, machine, sections
 from bigmodel.history.record import Record, open_run
@@ -44,6 +44,7 @@ def reproduce(path: Path, output: Path | None = None, fresh: bool = False) -> in
     run.refuse_strangers()
     if not fresh:
         run.refuse_another(experiment)
+    refuse_without_gpu(record, experiment)
     print(f"{record.name} again, in {Record(run.path).name}", flush=True)
     with Display() as display:
         refuse = partial(refuse_other_data, record, experiment)
@@ -54,6 +55,16 @@ def reproduce(path: Path, output: Path | None = None, fresh: bool = False) -> in
         parts = fit_in_parts(experiment, fresh, display, prepared.path, settled=False, decisions=record.decisions)
         run = finish(parts)
     return tell(record, Record(run.path))
+
+
+def refuse_without_gpu(record: Record, experiment: Experiment) -> None:
+    import torch
+
+    if experiment.train.device == "cuda" and not experiment.train.workers and not torch.cuda.is_available():
+        card = record.start.get("gpu") or "a GPU"
+        raise ResourceError(
+            f"{record.name} was trained on {card}; torch finds none here. Reproduce it where there is one"
+        )
 
 
 def again(record: Record, output: Path) -> Experiment:

@@ -143,8 +143,9 @@ def reversal(real: Tensor) -> Tensor:
 
 
 def take(states: Tensor, index: Tensor) -> Tensor:
-    """states (T, B, H) at the places index (T, B)."""
-    return states.gather(0, index[..., None].expand(-1, -1, states.shape[-1]))
+    """states (T, B, H) at the places index (U, B) -> (U, B, H). Rows are looked up, not each of their elements."""
+    rows = index * states.shape[1] + torch.arange(states.shape[1], device=index.device)
+    return states.flatten(0, 1).index_select(0, rows.flatten()).view(*index.shape, -1)
 
 
 def pool(states: Tensor, real: Tensor, pooling: str) -> Tensor:

@@ -188,8 +188,9 @@ class RNNForSeq2SeqLM(PreTrainedModel, GenerationMixin):
 
 
 def take(states: Tensor, index: Tensor) -> Tensor:
-    """states (T, B, H) at the places index (T, B)."""
-    return states.gather(0, index[..., None].expand(-1, -1, states.shape[-1]))
+    """states (T, B, H) at the places index (U, B) -> (U, B, H). Rows are looked up, not each of their elements."""
+    rows = index * states.shape[1] + torch.arange(states.shape[1], device=index.device)
+    return states.flatten(0, 1).index_select(0, rows.flatten()).view(*index.shape, -1)
 
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}

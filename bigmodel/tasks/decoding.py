@@ -289,7 +289,8 @@ class KeysAndValues(Cache):
 
     def __init__(self, model: Any) -> None:
         super().__init__(layers=[])
-        self._device = model.get_input_embeddings().weight.device
+        weight = model.get_input_embeddings().weight
+        self._device, self._dtype = weight.device, weight.dtype
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self._at: Any = None  # where each row's next token goes: how many it has, one number if all have as many
         self._place, self._end, self._num = 0, 0, 0
@@ -315,7 +316,8 @@ class KeysAndValues(Cache):
         return self._call(model, [[token] for token in last], seen, at[:, None])
 
     def _call(self, model: Any, ids: list[list[int]], seen: Tensor, positions: Tensor) -> list[NDArray[np.float32]]:
-        mask = torch.zeros(seen.shape, device=self._device).masked_fill_(~seen, -math.inf)  # else each layer makes it
+        mask = torch.zeros(seen.shape, dtype=self._dtype, device=self._device)  # of the queries' type
+        mask.masked_fill_(~seen, -math.inf)  # made once: of a boolean one each layer makes its own
         inputs = torch.tensor(ids, device=self._device)
         found = model(
             input_ids=inputs, attention_mask=mask, position_ids=positions, cache=self, use_cache=True, logits_to_keep=1

@@ -129,7 +129,7 @@ def in_words(event: Event) -> str:
             return f"another run may differ in its last digits: {event['choice']}"
         case "decision":
             times = ", ".join(f"{name} {seconds * 1000:.1f} ms" for name, seconds in event["seconds"].items())
-            return f"{event['what']}: {event['choice']} (one batch takes {times})"
+            return f"{event['what']}: {event['choice']}" + (f" (one batch takes {times})" if times else "")
         case "healing" if event["what"] == "accumulate":
             return f"step {event['step']:,}: {event['why']}; from here on each batch is cut into {event['to']} pieces"
         case "healing":

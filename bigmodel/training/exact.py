@@ -97,7 +97,7 @@ class ExactGradients:
         trainer = self._trainer
         parts = [(number, part) for number in self._own if len(part := shard(ids, number, self._shards))]
         batches = {number: trainer.batch(part, epoch) for number, part in parts}
-        num_targets = trainer.over_workers(sum(trainer.task.num_targets(batch) for batch in batches.values()))
+        num_targets = float(trainer.over_workers(sum(trainer.task.num_targets(batch) for batch in batches.values())))
         before = [average.clone() for average in self._averages]
         counts = [count + 1 for count in self._counts]
         summed = add_up(

@@ -107,17 +107,23 @@ def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict
     trainer.load_weights(best.tensors["model"])
     trainer.model.eval()
     _decode_as_asked(trainer.model, experiment)
-    precision = progress["precision"]
     info = {
         "experiment": experiment.model_dump(mode="json"),
         "metrics": best.state["metrics"],
         "fingerprint": prepared.fingerprint,
-        "precision": precision,
         "versions": run.info["versions"],
     }
     split = "valid" if prepared.size("valid") else "train"
     golden = [as_judged(trainer.task, row) for row in prepared.rows(split)[:GOLDEN]]
-    Predictor(experiment.task, trainer.model, trainer.processor, info, precision=precision).save(run.model, golden)
+    for precision in (progress["precision"], "fp32"):
+        info["precision"] = precision
+        try:
+            predictor = Predictor(experiment.task, trainer.model, trainer.processor, info, precision=precision)
+            predictor.save(run.model, golden)
+            break
+        except ResourceError:  # a GPU trained it in bf16, which this processor cannot compute
+            if precision == "fp32":
+                raise
     run.write(state="finished", progress=progress, metrics=best.state["metrics"])
 
 

@@ -135,6 +135,7 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events, run_path
         samples=sizes,
         parameters=trainer.model.num_parameters(),
         device=trainer.worker.device,
+        gpu="" if trainer.worker.device == "cpu" else torch.cuda.get_device_name(),
         workers=trainer.worker.world if trainer.worker.ray else 0,
         threads=trainer.worker.threads,
         node=platform.node(),
@@ -185,8 +186,7 @@ def _allow_any_kernel(trainer: Trainer, run: Run, lacks: str) -> None:
     """Where a GPU has no deterministic kernel for an operation, the run goes on without, and says so."""
     if trainer.experiment.train.exact:
         raise ConfigError(f"train.exact: {lacks} on a GPU. Train on CPUs (train.device=cpu), or leave out train.exact")
-    if trainer.worker.rank == 0:
-        run.write(decisions=Run(run.path).info.get("decisions", {}) | {"nondeterministic": lacks})
+    run.write(decisions=Run(run.path).info.get("decisions", {}) | {"nondeterministic": lacks})  # it may be one's alone
     if trainer.worker.world > 1:
         raise RuntimeError(lacks)  # all begin anew, and learn it from run.json
 

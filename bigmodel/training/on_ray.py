@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel import cluster
-from bigmodel.errors import Interrupted, Preempted, ResourceError, TrainingError, last_line
+from bigmodel.errors import ConfigError, Interrupted, Preempted, ResourceError, TrainingError, last_line
 from bigmodel.experiment import Experiment
 from bigmodel.imports import lighten
 from bigmodel.training import setback
@@ -148,7 +148,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     experiment = Experiment.model_validate(config["experiment"])
     try:
         return loop.train(experiment, Path(config["prepared"]), Path(config["run"]), worker, lambda event: None)
-    except TrainingError as e:
+    except (TrainingError, ConfigError) as e:
         return {"error": str(e)}
     except Preempted as e:
         if rank == 0:

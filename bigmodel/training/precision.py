@@ -27,6 +27,8 @@ def choose(model: Any, device: str, loss: Callable[[], Any]) -> tuple[str, dict[
     Where single products on a CPU already tell that bf16 is slower, their seconds are given. Leaves the weights as they
     are; gradients are cleared and the random state is set anew by every step.
     """
+    if device != "cpu" and any(isinstance(module, torch.nn.RNNBase) for module in model.modules()):
+        return "fp32", {}  # torch's autocast runs cuDNN's recurrent layers in fp16, whose gradients would vanish
     of_products = products() if device == "cpu" else {}
     if of_products and of_products["bf16"] > of_products["fp32"]:
         return "fp32", of_products

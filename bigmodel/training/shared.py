@@ -27,8 +27,8 @@ class SharedGradients:
         pieces, idle = trainer.pieces(ids, step)
         batches = [trainer.batch(piece, epoch) for piece in pieces]
         num_targets = 0 if idle else sum(trainer.task.num_targets(batch) for batch in batches)
-        share = 0.0 if idle else worker.world
-        share /= trainer.over_workers(num_targets)
+        total = trainer.over_workers(num_targets)
+        share = 0.0 if idle else worker.world / (total if worker.device != "cpu" else float(total))  # no GPU waits
         loss = torch.zeros((), device=worker.device)
         for number, batch in enumerate(batches):
             with self._apart(number < len(batches) - 1), trainer.forward(step, number, worker.rank):

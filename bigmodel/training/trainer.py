@@ -26,7 +26,7 @@ from bigmodel.experiment import Experiment
 from bigmodel.models import lora
 from bigmodel.models.fields import ModelError, root_message
 from bigmodel.models.init import initialize
-from bigmodel.predictor import Predictor, autocast
+from bigmodel.predictor import Predictor, autocast, plain_fp32
 from bigmodel.tasks.base import Answer, Sample
 from bigmodel.training import attention, healing, precision
 from bigmodel.training.dropout import BulkDropout
@@ -100,6 +100,7 @@ class Trainer:
         self.adapt()
         scales = mup.apply(experiment, self.model)
         attention.use(self.model, self.worker.device)
+        plain_fp32(self.worker.device)
         torch.nn.Module.to(self.model, self.worker.device).train()  # transformers' own `to` has lost its types
         self.optimizer = optim.build(experiment.optim, self.model, scales)
         self.average = [p.detach().clone() for p in self.trained] if train.average else []
@@ -233,20 +234,22 @@ class Trainer:
         """Around a forward pass: precision, and random numbers that follow from step, micro-batch and worker."""
         seed = self.experiment.train.seed
         cpu = self.worker.device == "cpu"
-        # not torch.manual_seed, which takes a millisecond to tell devices that are not there
-        reseed = torch.default_generator.manual_seed if cpu else torch.cuda.manual_seed
-        reseed((((seed * 1_000_003 + step) * 1_024 + number) * 1_024 + rank) % 2**63)
+        own = (((seed * 1_000_003 + step) * 1_024 + number) * 1_024 + rank) % 2**63
+        torch.default_generator.manual_seed(own)  # torch.manual_seed takes a millisecond to tell devices not there
+        if not cpu:
+            torch.cuda.manual_seed(own)
         dropout = BulkDropout(seed, step, number, rank) if cpu else nullcontext()
         with dropout, autocast(self.worker.device, self.precision):
             yield
 
-    def over_workers(self, num_targets: int) -> float:
-        """Targets of the global batch: what its loss is averaged over, however it is shared out."""
+    def over_workers(self, num_targets: int) -> Any:
+        """Targets of the global batch, a number or a tensor of one: what its loss is averaged over, however it is
+        shared out."""
         if self.worker.world == 1:
             return num_targets
         total = torch.tensor(float(num_targets), device=self.worker.device)
         dist.all_reduce(total)
-        return total.item()
+        return total
 
     def factor(self, step: int) -> float:
         return optim.factor(step, self.total_steps, self.warmup, self.experiment.optim.schedule)
