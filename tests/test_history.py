@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bigmodel import pipeline, tasks
 from bigmodel.__main__ import app
@@ -430,6 +431,17 @@ def test_decisions_about_single_steps_are_told_and_kept_to(here, say):
     said = say("diff", "runs/a", "runs/healed")
     assert "healing: None -> ['accumulate at step 3', 'skip at step 5']" in said and "part at step 3: " in said
     assert "losses of all 21 steps" in say("reproduce", "runs/healed") and say.code == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_a_gpu_trained_is_not_trained_again_without_one(here, say):
+    events = here / "runs/a/events.jsonl"
+    told = events.read_text()
+    assert '"device": "cpu", "gpu": ""' in told
+    events.write_text(told.replace('"device": "cpu", "gpu": ""', '"device": "cuda", "gpu": "NVIDIA H100"'))
+    with pytest.raises(ResourceError, match="runs/a was trained on NVIDIA H100; there is none here"):
+        say("reproduce", "runs/a")
+    assert not (here / "runs/a-again").exists()
 
 
 def test_other_data_is_refused_before_anything_is_made(here, say):

@@ -63,7 +63,7 @@ def _decisions(record: Record) -> dict[str, Any]:
 
 def machine(start: Event) -> dict[str, Any]:
     """Who did the work since this start; of a run that was continued elsewhere, the last one is compared."""
-    return {name: start.get(name) for name in ("node", "device", "gpu", "threads", "workers")}
+    return {name: start.get(name) for name in ("node", "device", "threads", "workers")} | {"gpu": start.get("gpu", "")}
 
 
 def _result(record: Record) -> dict[str, Any]:
