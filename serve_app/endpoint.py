@@ -126,21 +126,27 @@ class Endpoint:
             await asyncio.gather(gone, events, return_exceptions=True)
 
     async def _events(self, row: Row, began_s: float, send: Send) -> None:
+        """The status goes with the first token: what the model's thread refuses by then has a status of its own."""
         assert self._stream is not None, "the form lets nobody ask"
         head = [(b"content-type", EVENTS), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-        await send({"type": "http.response.start", "status": 200, "headers": head})
+        begun = False
         try:
             async with contextlib.aclosing(self._stream(row)) as pieces:
                 async for text, answer in pieces:
+                    if not begun:
+                        await send({"type": "http.response.start", "status": 200, "headers": head})
+                        begun = True
                     if text:
                         await send(_event({"piece": text}, more=True))
                     if answer is not None:
                         self._metrics.answered(1, int("truncated" in answer), time.perf_counter() - began_s)
                         await send(_event(answer, more=False))
-        except Refused as refused:  # the status is sent: what is left to say goes as an event
-            self._metrics.refused(422, "invalid_value")
-            await send(_event({"error": {"code": "invalid_value", "message": f"{refused.reason}."}}, more=False))
+        except Refused as refused:
+            assert not begun, "a row is refused before it is under way"
+            raise Refusal(422, "invalid_value", f"{refused.reason}.") from None
         except Exception:
+            if not begun:
+                raise
             logger.exception("request failed")
             self._metrics.refused(500, "internal")
             await send(

@@ -131,7 +131,7 @@ def test_a_chat_that_the_template_does_not_take_is_refused_before_anything_is_se
         asked = {"text": [{"role": "system", "content": "be brief"}], "max_new_tokens": 3, "stream": True}
         refused = client.ask(asked)
         assert refused.status == 422 and refused.headers["content-type"] == "application/json"
-        said = "text: the model's chat template does not take these messages: no system message"
+        said = "the model's chat template does not take these messages: no system message"
         assert refused.body["error"]["message"].startswith(said)
         answered = client.ask(asked | {"text": [{"role": "user", "content": "the fox"}]})
         assert answered.status == 200 and events(answered.body)[-1]["tokens"] == 3
