@@ -62,9 +62,7 @@ def refuse_without_gpu(record: Record, experiment: Experiment) -> None:
 
     if experiment.train.device == "cuda" and not experiment.train.workers and not torch.cuda.is_available():
         card = record.start.get("gpu") or "a GPU"
-        raise ResourceError(
-            f"{record.name} was trained on {card}; torch finds none here. Reproduce it where there is one"
-        )
+        raise ResourceError(f"{record.name} was trained on {card}; there is none here. Reproduce it where there is one")
 
 
 def again(record: Record, output: Path) -> Experiment:
