@@ -17,8 +17,8 @@ takes, from tensors in memory. The Trainer has its best settings: grouped by len
 The speed is that between the end of step 20 and the end of the last one, by the clock, without checkpoints and
 validations: all that happens in between counts. Beside it stands the speed by the CPU time of the process, which on a
 busy machine says more; with --threads 1 no thread burns time waiting for another. On a GPU (--device cuda) the clock
-alone counts. The loss is that of the last weights
-on rows that nobody trained on, by the same function for all. Needs the extra `bench` (accelerate, for the Trainer).
+alone counts. The loss is that of the last weights on rows that nobody trained on, by the same function for all. Needs
+the extra `bench` (accelerate, for the Trainer).
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def hand(job: Job, number: int) -> dict[str, Any]:
     order = [torch.from_numpy(ids) for ids in parts.batches]
     marks = Marks(job.device, len(parts.batches))
     hand_tasks.train(
-        parts.model.to(job.device),
+        parts.model,
         get_batch,
         order,
         lr=WORK[job.task].lr,

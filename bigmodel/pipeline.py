@@ -100,7 +100,7 @@ def test(experiment: Experiment, run: Run) -> dict[str, Any]:
         return {}
     say(f"testing on {prepared.size(split):,} rows")
     rows = prepared.rows(split)
-    predictor = load(run.model, "cpu" if experiment.train.device == "cpu" else "auto", "auto")
+    predictor = trained(run.model, experiment)
     report = score(predictor, rows, rows.place, training=lambda: iter(prepared.rows("train")), say=say)
     report = {"split": split, **report, "training": training(run, prepared.size("train"))}
     write_json(run.report, report)
@@ -299,6 +299,11 @@ def _answer(items: Iterable[Placed | Bad], predictor: Predictor, out: IO[str]) -
     refused = f", {num_bad:,} of them could not be read" if num_bad else ""
     say(f"{num_rows:,} rows in {seconds:.1f} s ({num_rows / seconds:,.0f} rows/s){refused}", sys.stderr)
     return num_rows, num_bad
+
+
+def trained(model: Path, experiment: Experiment) -> Predictor:
+    """The predictor of what an experiment trained: on a GPU where there is one, unless it was to do without."""
+    return load(model, "cpu" if experiment.train.device == "cpu" else "auto", "auto")
 
 
 def load(model: Path, device: str, precision: str) -> Predictor:

@@ -101,10 +101,10 @@ class Endpoint:
         inputs, many, streamed = self._form.parse_streamed(body, kind)
         if self._waiting() + len(inputs) > self._max_waiting:
             raise protocol.overloaded(self._retry_after_s)
-        if streamed:
-            await self._send_events(inputs[0], began_s, receive, send)
-            return EVENTS, b""
         try:
+            if streamed:
+                await self._send_events(inputs[0], began_s, receive, send)
+                return EVENTS, b""
             answers = await self._ask(inputs)
         except Refused as refused:  # what shows only when an input is decoded
             raise Refusal(422, "invalid_value", f"{refused.reason}.") from None
@@ -141,9 +141,6 @@ class Endpoint:
                     if answer is not None:
                         self._metrics.answered(1, int("truncated" in answer), time.perf_counter() - began_s)
                         await send(_event(answer, more=False))
-        except Refused as refused:
-            assert not begun, "a row is refused before it is under way"
-            raise Refusal(422, "invalid_value", f"{refused.reason}.") from None
         except Exception:
             if not begun:
                 raise

@@ -111,9 +111,8 @@ def against_default(found: Search, winner: Trial, experiment: Experiment) -> dic
     if not rows or "label" not in rows[0]:
         return None
     questions = [{role: value for role, value in row.items() if role != "label"} for row in rows]
-    device = "cpu" if experiment.train.device == "cpu" else "auto"
     labels = [
-        [answer["label"] for answer in pipeline.load(model, device, "auto").predict(questions)]
+        [answer["label"] for answer in pipeline.trained(model, experiment).predict(questions)]
         for model in (found.best / "model", default.model)
     ]
     return compare_rows(labels[0], labels[1], [row["label"] for row in rows])

@@ -176,17 +176,22 @@ def _heal(trainer: Trainer, run: Run, found: healing.Unusable) -> list[healing.D
     train, rows = trainer.experiment.train, trainer.places(step)
     made.append(healing.decide(found, made, train, largest, rows, trainer.lr(step), trainer.total_steps))
     if worker.rank == 0 or found.memory:  # of a loss all workers know; short of memory may be one alone
-        run.write(decisions=Run(run.path).info.get("decisions", {}) | {"healing": made})
+        _write_decision(run, healing=made)
     if found.memory and worker.world > 1:
         raise RuntimeError(f"out of memory: {found.why}") from found  # all begin anew, and learn it from run.json
     return made
+
+
+def _write_decision(run: Run, **made: Any) -> None:
+    """Beside those that stand in run.json, also since this process read it."""
+    run.write(decisions=Run(run.path).info.get("decisions", {}) | made)
 
 
 def _allow_any_kernel(trainer: Trainer, run: Run, lacks: str) -> None:
     """Where a GPU has no deterministic kernel for an operation, the run goes on without, and says so."""
     if trainer.experiment.train.exact:
         raise ConfigError(f"train.exact: {lacks} on a GPU. Train on CPUs (train.device=cpu), or leave out train.exact")
-    run.write(decisions=Run(run.path).info.get("decisions", {}) | {"nondeterministic": lacks})  # it may be one's alone
+    _write_decision(run, nondeterministic=lacks)  # it may be one worker's alone
     if trainer.worker.world > 1:
         raise RuntimeError(lacks)  # all begin anew, and learn it from run.json
 
@@ -199,7 +204,7 @@ def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
     decided = run.info.get("decisions", {}).get("precision") if asked == "auto" else asked
     if decided is None and trainer.worker.rank == 0:
         decided, seconds = trainer.measure_precision()
-        run.write(decisions=run.info.get("decisions", {}) | {"precision": decided})
+        _write_decision(run, precision=decided)
         events.write("decision", what="precision", choice=decided, seconds=seconds)
     if trainer.worker.world > 1:  # what the others read may be older or newer than what the first one did
         choice = [decided]
