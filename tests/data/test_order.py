@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigmodel.data.order import Order, generator, permute, shard
+from bigmodel.data.order import Order, generator, generators, permute, shard
 
 
 def order(num: int, batch_size: int = 7, bucket: int = 3, seed: int = 0) -> Order:
@@ -28,6 +28,15 @@ def test_permute_is_the_same_whether_asked_for_all_or_for_one(size: int, seed: i
     assert sorted(whole) == list(range(size))
     for position in {0, size // 2, size - 1}:
         assert permute(np.array([position]), size, seed, epoch) == whole[[position]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**63), st.integers(0, 1000), st.lists(st.integers(0, 2**40 - 1), min_size=1, max_size=5))
+def test_a_generator_set_anew_draws_what_a_new_one_does(seed: int, epoch: int, numbers: list[int]) -> None:
+    for number, again in zip(numbers, generators(seed, epoch, numbers), strict=True):
+        new = generator(seed, epoch, number)
+        for draw in (lambda rng: rng.integers(0, 7, 3, np.int32), lambda rng: rng.random(5), lambda rng: rng.normal()):
+            assert np.array_equal(draw(again), draw(new))  # the first leaves half a number behind
 
 
 def test_epochs_and_seeds_differ() -> None:

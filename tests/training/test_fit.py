@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,18 @@ def test_the_same_experiment_gives_the_same_bits(experiment, tmp_path):
     second = fit(experiment(*AUGMENTED, f"output={tmp_path / 'b'}"))
     assert sha256(first.model / "model.safetensors") == sha256(second.model / "model.safetensors")
     assert bits(first) == bits(second)
+
+
+@pytest.mark.parametrize("exact", ["false", "true"])
+def test_samples_augmented_ahead_are_the_same(experiment, tmp_path, monkeypatch, exact):
+    read, found = Trainer.read, {}
+    for cores in (1, 2):
+        threads = set()
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(Trainer, "read", lambda *a, t=threads: t.add(threading.current_thread().name) or read(*a))
+        found[cores] = bits(fit(experiment(*AUGMENTED, f"train.exact={exact}", f"output={tmp_path / str(cores)}")))
+        assert any(name.startswith("augmentation") for name in threads) == (cores == 2)
+    assert found[1] == found[2]
 
 
 def test_another_seed_gives_other_weights(experiment, tmp_path):
