@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+import posixpath
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from io import BufferedReader
-from pathlib import PurePosixPath
 from typing import IO
 
 from bigmodel.data import files
@@ -55,7 +56,7 @@ def read_images(source: str) -> Iterator[Record | Bad]:
     number = 0
     for name, data in _entries(source):
         number += 1
-        label = PurePosixPath(name).parent.name or None
+        label = posixpath.basename(posixpath.dirname(name)) or None
         place = files.within(source, name) if name else source
         advance(num_bytes=len(data or b""))
         if data is None:
@@ -115,20 +116,26 @@ def _named(source: str, path: str) -> str:
 def _entries(source: str) -> Iterator[Entry]:
     if cut := _cut(source):
         file, inside = cut
-        for name, data in _archived(file):
-            path = PurePosixPath(name)
-            if (
-                name.lower().endswith(files.IMAGE_SUFFIXES)
-                and not path.name.startswith(".")
-                and path.is_relative_to(inside)
-            ):
-                yield str(path.relative_to(inside)), data
+        folder = f"{posixpath.normpath(inside)}/" if inside else ""
+        for name, data in _archived(file, partial(_is_wanted, folder)):
+            yield posixpath.normpath(name).removeprefix(folder), data
         return
     if files.is_folder(source):
         for name in files.images_below(source):
             yield name, _read(files.within(source, name))
         return
     yield "", _read(source)
+
+
+def _is_wanted(folder: str, name: str) -> bool:
+    """Whether an archive's entry is an image in this folder of it; a path from the root is in none."""
+    path = posixpath.normpath(name)
+    return (
+        path.startswith(folder)
+        and not path.startswith("/")
+        and path.lower().endswith(files.IMAGE_SUFFIXES)
+        and not posixpath.basename(path).startswith(".")
+    )
 
 
 def _read(file: str) -> bytes | None:
@@ -142,11 +149,12 @@ def _whole(stream: IO[bytes] | None) -> bytes | None:
     return data if len(data) <= MAX_BYTES else None
 
 
-def _archived(file: str) -> Iterator[Entry]:
+def _archived(file: str, is_wanted: Callable[[str], bool]) -> Iterator[Entry]:
+    """The entries that are wanted; others are not unpacked, as far as the format can pass them over."""
     try:
         with files.seekable(file) as stored:
             stream = BufferedReader(stored, files.BLOCK)  # type: ignore[type-var]  # each read may be a request
-            yield from _zipped(stream) if _is_zip(file) else _taped(stream)
+            yield from (_zipped if _is_zip(file) else _taped)(stream, is_wanted)
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(
             f"{file}: a damaged archive: {str(error).splitlines()[0] if str(error) else 'it ends'}"
@@ -155,17 +163,17 @@ def _archived(file: str) -> Iterator[Entry]:
         raise DataError(f"{file}: cannot be unpacked: {error}") from None
 
 
-def _taped(stream: IO[bytes]) -> Iterator[Entry]:
+def _taped(stream: IO[bytes], is_wanted: Callable[[str], bool]) -> Iterator[Entry]:
     with tarfile.open(fileobj=stream, mode="r:*") as archive:
         for member in archive:
-            if member.isfile():  # a link or a device is no image
+            if member.isfile() and is_wanted(member.name):  # a link or a device is no image
                 yield member.name, _whole(archive.extractfile(member)) if member.size <= MAX_BYTES else None
 
 
-def _zipped(stream: IO[bytes]) -> Iterator[Entry]:
+def _zipped(stream: IO[bytes], is_wanted: Callable[[str], bool]) -> Iterator[Entry]:
     with zipfile.ZipFile(stream) as archive:
         for member in archive.infolist():
-            if not member.is_dir() and member.filename.lower().endswith(files.IMAGE_SUFFIXES):
+            if not member.is_dir() and is_wanted(member.filename):
                 with archive.open(member) as entry:
                     yield member.filename, _whole(entry) if member.file_size <= MAX_BYTES else None
 
