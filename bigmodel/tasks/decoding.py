@@ -93,6 +93,8 @@ class Decoder:
     def step(self) -> list[Piece]:
         """One token for every row that is there. In fp32: the digits of bf16 depend on what else is in the batch, and
         one of them may turn a token and all that follow."""
+        if not torch.is_autocast_enabled(self._device):
+            return self._step()
         with torch.autocast(self._device, enabled=False):
             return self._step()
 
@@ -292,32 +294,34 @@ class KeysAndValues(Cache):
         weight = model.get_input_embeddings().weight
         self._device, self._dtype = weight.device, weight.dtype
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self._at: Any = None  # where each row's next token goes: how many it has, one number if all have as many
+        self._at: Any = None  # where the next token goes: one number if all rows have as many, else rows and numbers
         self._place, self._end, self._num = 0, 0, 0
-        self._all: Any = slice(0)
 
     def read(self, model: Any, place: int, ids: Sequence[int]) -> NDArray[np.float32]:
         """A text from its beginning, into a place. -> logits after it, (V,)"""
         self._place, self._end, self._at = place, len(ids), None
         seen = torch.ones(len(ids), len(ids), dtype=torch.bool, device=self._device).tril()[None, None]
         positions = torch.arange(len(ids), device=self._device)[None]
-        (found,) = self._call(model, [list(ids)], seen, positions)
+        (found,) = self._call(model, [list(ids)], self._mask(seen), positions)
         return found
 
     def write(self, model: Any, last: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np.float32]]:
         """One more token for each of the first places, whose rows have so many. -> logits, (V,) each"""
         self._num, self._end = len(last), max(lengths) + 1
         at = torch.tensor(lengths, device=self._device)
-        if min(lengths) + 1 == self._end:  # a slice is written in half the time
-            self._all, self._at = slice(self._num), self._end - 1
+        if min(lengths) + 1 == self._end:  # all see all, and a slice is written in half the time
+            self._at = self._end - 1
+            mask = torch.zeros((self._num, 1, 1, self._end), dtype=self._dtype, device=self._device)
         else:
-            self._all, self._at = torch.arange(self._num, device=self._device), at
-        seen = (torch.arange(self._end, device=self._device) <= at[:, None])[:, None, None]
-        return self._call(model, [[token] for token in last], seen, at[:, None])
+            self._at = torch.arange(self._num, device=self._device), at
+            mask = self._mask((torch.arange(self._end, device=self._device) <= at[:, None])[:, None, None])
+        return self._call(model, [[token] for token in last], mask, at[:, None])
 
-    def _call(self, model: Any, ids: list[list[int]], seen: Tensor, positions: Tensor) -> list[NDArray[np.float32]]:
-        mask = torch.zeros(seen.shape, dtype=self._dtype, device=self._device)  # of the queries' type
-        mask.masked_fill_(~seen, -math.inf)  # made once: of a boolean one each layer makes its own
+    def _mask(self, seen: Tensor) -> Tensor:
+        """Of the queries' type, made once: of a boolean one each layer makes its own."""
+        return torch.zeros(seen.shape, dtype=self._dtype, device=self._device).masked_fill_(~seen, -math.inf)
+
+    def _call(self, model: Any, ids: list[list[int]], mask: Tensor, positions: Tensor) -> list[NDArray[np.float32]]:
         inputs = torch.tensor(ids, device=self._device)
         found = model(
             input_ids=inputs, attention_mask=mask, position_ids=positions, cache=self, use_cache=True, logits_to_keep=1
@@ -334,9 +338,17 @@ class KeysAndValues(Cache):
             kept_keys[self._place, :, : self._end] = key_states[0]
             kept_values[self._place, :, : self._end] = value_states[0]
             return key_states, value_states
-        kept_keys[self._all, :, self._at] = key_states[:, :, 0]
-        kept_values[self._all, :, self._at] = value_states[:, :, 0]
-        return kept_keys[: self._num, :, : self._end], kept_values[: self._num, :, : self._end]
+        return self._put(kept_keys, key_states), self._put(kept_values, value_states)
+
+    def _put(self, kept: Tensor, made: Tensor) -> Tensor:
+        """A token more of each row. -> what its query may see"""
+        rows, new = kept.narrow(0, 0, self._num), made.select(2, 0)  # these make views in less time than subscripts do
+        if isinstance(self._at, int):
+            rows.select(2, self._at).copy_(new)
+        else:
+            row, at = self._at
+            rows[row, :, at] = new
+        return rows.narrow(2, 0, self._end)
 
     def _room(self, layer: int, keys: Tensor, values: Tensor, places: int) -> tuple[Tensor, Tensor]:
         """Twice as much, where there is not enough."""
