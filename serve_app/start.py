@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from bigmodel.cores import available_cores
 from bigmodel.errors import ConfigError, ResourceError, ServeError
 from serve_app import ray_host
 from serve_app.options import ServeOptions, read_options
@@ -55,7 +56,7 @@ def serving(
     if address:
         ray = ray_host.join(address, host, port)
     else:
-        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cpus = available_cores()
         there: dict[str, float] = {"CPU": cpus, "GPU": num_gpus() if options.num_gpus else 0}
         options = fit_machine(share_cpus(options, cpus), there, say)
         ray = ray_host.start(host, port, cpus)

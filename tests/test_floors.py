@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("bigmodel", "serve_app", "tune_jobs")
 
 FLOORS = [  # from the ground up; the longest name that fits a file says where it lives
-    ["bigmodel.errors", "bigmodel.imports"],
+    ["bigmodel.errors", "bigmodel.imports", "bigmodel.cores"],
     [
         "bigmodel.models",
         "bigmodel.optim",

@@ -1,7 +1,8 @@
 """Images where they lie: folders per class, single files, archives, and the paths in a table's column.
 
 A folder of class folders, or an archive of them, is one source; so is a part of an archive, `digits.tar.xz/train`. All
-of them may lie in object storage. Rows come in the order of their names, in an archive in the order they stand there.
+of them may lie in object storage. Rows come in the order of their names, in an archive in the order they stand there,
+whose entry `a/../b` is `b`.
 A row's label is the folder that the image lies in. Archives are read from the stream, and nothing is written to disk:
 no entry can leave a target.
 """
@@ -116,9 +117,9 @@ def _named(source: str, path: str) -> str:
 def _entries(source: str) -> Iterator[Entry]:
     if cut := _cut(source):
         file, inside = cut
-        folder = f"{posixpath.normpath(inside)}/" if inside else ""
-        for name, data in _archived(file, partial(_is_wanted, folder)):
-            yield posixpath.normpath(name).removeprefix(folder), data
+        inside = posixpath.normpath(inside)
+        for name, data in _archived(file, partial(_is_wanted, inside)):
+            yield _relative(name, inside), data
         return
     if files.is_folder(source):
         for name in files.images_below(source):
@@ -127,15 +128,22 @@ def _entries(source: str) -> Iterator[Entry]:
     yield "", _read(source)
 
 
-def _is_wanted(folder: str, name: str) -> bool:
-    """Whether an archive's entry is an image in this folder of it; a path from the root is in none."""
+def _is_wanted(inside: str, name: str) -> bool:
+    """Whether an archive's entry is an image in this folder of it, or what `inside` names itself; a path from the root
+    is in none."""
     path = posixpath.normpath(name)
     return (
-        path.startswith(folder)
+        (inside in (".", path) or path.startswith(f"{inside}/"))
         and not path.startswith("/")
         and path.lower().endswith(files.IMAGE_SUFFIXES)
         and not posixpath.basename(path).startswith(".")
     )
+
+
+def _relative(name: str, inside: str) -> str:
+    """Where in the folder an entry lies; empty for the entry itself."""
+    path = posixpath.normpath(name)
+    return path if inside == "." else path.removeprefix(inside).lstrip("/")
 
 
 def _read(file: str) -> bytes | None:

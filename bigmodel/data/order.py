@@ -24,7 +24,8 @@ def generator(seed: int, epoch: int, number: int) -> np.random.Generator:
 
 
 def generators(seed: int, epoch: int, numbers: Iterable[int]) -> Iterator[np.random.Generator]:
-    """`generator` of one number after another, in a fifth of the time: it is one generator that is set anew."""
+    """`generator` of one number after another, in a fifth of the time: it is one generator that is set anew, so draw
+    from each before the next is asked for."""
     bits = np.random.Philox(key=0)
     made, fresh = np.random.Generator(bits), bits.state
     for number in numbers:

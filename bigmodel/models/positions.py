@@ -19,7 +19,7 @@ def table_size(model_type: str, max_length: int, pad_token_id: int) -> int:
 def max_tokens(config: PreTrainedConfig) -> int | None:
     """The longest text a checkpoint reads; None where its config knows no limit."""
     text: Any = config.get_text_config()
-    rows = getattr(text, "max_position_embeddings", None)
+    rows = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
     return None if rows is None else rows - _offset(text.model_type, text.pad_token_id or 0)
 
 

@@ -79,8 +79,9 @@ def rotate(pixels: Pixels, degrees: float) -> Pixels:
 
     _, height, width = pixels.shape
     x, y = width / 2, height / 2
-    cos, sin = round(math.cos(math.radians(degrees)), 15), round(-math.sin(math.radians(degrees)), 15)
-    from_where = (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)
+    angle = -math.radians(degrees % 360.0)
+    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
+    from_where = (cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y)  # in Pillow's order
     rotated = np.empty_like(pixels, order="C")
     for to, channel in zip(rotated, np.ascontiguousarray(pixels), strict=True):
         image = Image.frombuffer("L", (width, height), channel, "raw", "L", 0, 1)

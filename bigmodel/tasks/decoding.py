@@ -7,7 +7,8 @@ padded or copied when rows come and go. Whatever is drawn for a row is drawn fro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalt
 DEFAULT_NEW, MOST_NEW = 64, 4096
 TOGETHER = 64
 """Rows that `complete` has under way."""
+WINDOW, CHUNK = "sliding_window", "attention_chunk_size"
+"""In a config: over how many tokens a layer sees that does not see all."""
 BEFORE = 8
 """Tokens before another that are enough for a tokenizer to know how it is spelt there."""
 Pick = Callable[["Row", NDArray[np.float32]], int]
@@ -64,7 +67,7 @@ class Decoder:
         self.longest = int(processor.model_max_length)
         self._rows: list[Row] = []
         self._num_cached = 0  # the first rows are in the cache, one place each; later ones wait to be read
-        self._cache = memory_of(model)
+        self._cache = memory_of(model, self.longest)
         self._device = model.get_input_embeddings().weight.device.type
         ends = model.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends])
@@ -253,24 +256,53 @@ def pick(row: Row, logits: NDArray[np.float32]) -> int:
 # ---- what the model remembers of each row
 
 
-def memory_of(model: Any) -> Any:
-    """How this architecture remembers: keys and values, states, or nothing, so that all is read again."""
+def memory_of(model: Any, longest: int) -> Any:
+    """How this architecture remembers texts of so many tokens at most: keys and values, states, or nothing, so that all
+    is read again."""
     from bigmodel.models.rnn_lm import RNNForCausalLM
 
     if isinstance(model, RNNForCausalLM):
         return States(model)
+    if _minds_others(model.config.get_text_config(), longest):
+        return Nothing()
     known = vars(model)
     if "_remembers" not in known:
         known["_remembers"] = _remembers(model)
     return KeysAndValues(model) if known["_remembers"] else Nothing()
 
 
-def _remembers(model: Any) -> bool:
-    """Whether reading two tokens and then a third, beside another row, gives the logits of reading three: tried out."""
-    vocabulary = model.config.get_text_config().vocab_size
-    rows = [[token % vocabulary for token in ids] for ids in ([1, 2, 3], [5, 7, 11, 13])]
+def _minds_others(config: Any, longest: int) -> bool:
+    """Whether a row's answer hangs on the longest row beside it, in texts longer than `_remembers` tries out."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    every = [one for one in (rope, *rope.values()) if isinstance(one, dict)]  # of all layers, or of each kind of them
+    switches = [one for one in every if one.get("rope_type") == "longrope"]
+    return (
+        "local" in getattr(config, "attention_layers", ())  # GPT-Neo counts its window from the longest row's end
+        or any(longest > one.get("original_max_position_embeddings", 0) for one in switches)
+        or bool(getattr(config, "attn_temperature_tuning", False))  # Llama 4, by the cache's length
+    )
+
+
+@contextmanager
+def _near(config: Any) -> Iterator[None]:
+    """What reaches over some thousand tokens reaches over two, so that a few tokens tell whether it is minded."""
+    before = {name: reach for name in (WINDOW, CHUNK) if (reach := getattr(config, name, None)) is not None}
     try:
-        with torch.inference_mode():
+        for name in before:
+            setattr(config, name, 2)
+        yield
+    finally:
+        for name, reach in before.items():
+            setattr(config, name, reach)
+
+
+def _remembers(model: Any) -> bool:
+    """Whether reading a text but for its last token and then this, beside another row, gives the logits of reading all
+    of it: tried out."""
+    config = model.config.get_text_config()
+    rows = [[token % config.vocab_size for token in ids] for ids in ([1, 2, 3], [5, 7, 11, 13, 17, 19, 23, 29])]
+    try:
+        with torch.inference_mode(), _near(config):
             cache, nothing = KeysAndValues(model), Nothing()
             expected = [nothing.read(model, 0, ids) for ids in rows]
             for place, ids in enumerate(rows):
@@ -278,7 +310,7 @@ def _remembers(model: Any) -> bool:
             found = cache.write(model, [ids[-1] for ids in rows], [len(ids) - 1 for ids in rows])
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError):
         return False  # an architecture says in its own way that it has no such cache
-    return all(np.allclose(a, b, atol=1e-2, rtol=1e-2) for a, b in zip(found, expected, strict=True))
+    return all(np.abs(a - b).max() <= 1e-2 * max(np.ptp(b), 1e-6) for a, b in zip(found, expected, strict=True))
 
 
 def arrays(logits: Tensor) -> NDArray[np.float32]:
@@ -287,41 +319,69 @@ def arrays(logits: Tensor) -> NDArray[np.float32]:
 
 
 class KeysAndValues(Cache):
-    """Keys and values (places, heads, capacity, width) of every layer, each row at its own length."""
+    """Keys and values (places, heads, capacity, width) of every layer, each row at its own length.
+
+    A mask that the model is given ready it takes as it is: how far a layer sees is written into it here.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__(layers=[])
+        config = model.config.get_text_config()
+        self._reach: dict[str, int] = {
+            kind: reach
+            for kind, name in (("sliding_attention", WINDOW), ("chunked_attention", CHUNK))
+            if (reach := getattr(config, name, None))
+        }
+        self._kinds = set(getattr(config, "layer_types", None) or ())
+        if not self._kinds and self._reach:
+            self._kinds = set(self._reach)  # of all layers: the model makes one mask
+            self._one_mask = True
+        else:
+            self._one_mask = self._kinds <= {"full_attention"}
         weight = model.get_input_embeddings().weight
         self._device, self._dtype = weight.device, weight.dtype
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self._at: Any = None  # where the next token goes: one number if all rows have as many, else rows and numbers
+        self._at: Any = None  # where the next token goes: one number, or places and numbers; None: a text is read
         self._place, self._end, self._num = 0, 0, 0
 
     def read(self, model: Any, place: int, ids: Sequence[int]) -> NDArray[np.float32]:
         """A text from its beginning, into a place. -> logits after it, (V,)"""
         self._place, self._end, self._at = place, len(ids), None
-        seen = torch.ones(len(ids), len(ids), dtype=torch.bool, device=self._device).tril()[None, None]
         positions = torch.arange(len(ids), device=self._device)[None]
-        (found,) = self._call(model, [list(ids)], self._mask(seen), positions)
+        (found,) = self._call(model, [list(ids)], self._masks(positions), positions)
         return found
 
     def write(self, model: Any, last: Sequence[int], lengths: Sequence[int]) -> list[NDArray[np.float32]]:
         """One more token for each of the first places, whose rows have so many. -> logits, (V,) each"""
         self._num, self._end = len(last), max(lengths) + 1
         at = torch.tensor(lengths, device=self._device)
-        if min(lengths) + 1 == self._end:  # all see all, and a slice is written in half the time
+        if min(lengths) + 1 == self._end:  # a slice is written in half the time
             self._at = self._end - 1
-            mask = torch.zeros((self._num, 1, 1, self._end), dtype=self._dtype, device=self._device)
         else:
             self._at = torch.arange(self._num, device=self._device), at
-            mask = self._mask((torch.arange(self._end, device=self._device) <= at[:, None])[:, None, None])
-        return self._call(model, [[token] for token in last], mask, at[:, None])
+        return self._call(model, [[token] for token in last], self._masks(at[:, None]), at[:, None])
 
-    def _mask(self, seen: Tensor) -> Tensor:
-        """Of the queries' type, made once: of a boolean one each layer makes its own."""
-        return torch.zeros(seen.shape, dtype=self._dtype, device=self._device).masked_fill_(~seen, -math.inf)
+    def _masks(self, positions: Tensor) -> Any:
+        """What tokens at these positions (B, T) see of their rows, (B, 1, T, end): one mask, or one of each kind of
+        layer. Of the queries' type, made once: of a boolean mask each layer makes its own.
+        """
+        if isinstance(self._at, int) and self._end <= min(self._reach.values(), default=self._end):  # all see all
+            whole = torch.zeros((self._num, 1, 1, self._end), dtype=self._dtype, device=self._device)
+            return whole if self._one_mask else dict.fromkeys(self._kinds, whole)
+        queries, keys = positions[:, None, :, None], torch.arange(self._end, device=self._device)
+        past = keys <= queries
+        near = {
+            "sliding_attention": lambda reach: keys > queries - reach,
+            "chunked_attention": lambda reach: keys // reach == queries // reach,
+        }
+        masks = {}
+        for kind in self._kinds or {"full_attention"}:
+            seen = past & near[kind](self._reach[kind]) if kind in self._reach else past
+            mask = torch.zeros(seen.shape, dtype=self._dtype, device=self._device)
+            masks[kind] = mask.masked_fill_(~seen, -math.inf)
+        return next(iter(masks.values())) if self._one_mask else masks
 
-    def _call(self, model: Any, ids: list[list[int]], mask: Tensor, positions: Tensor) -> list[NDArray[np.float32]]:
+    def _call(self, model: Any, ids: list[list[int]], mask: Any, positions: Tensor) -> list[NDArray[np.float32]]:
         inputs = torch.tensor(ids, device=self._device)
         found = model(
             input_ids=inputs, attention_mask=mask, position_ids=positions, cache=self, use_cache=True, logits_to_keep=1

@@ -269,7 +269,9 @@ def honours_packing(model: Any) -> bool:
     """Whether documents in one window do not see each other where `position_ids` begin anew: tried out once."""
     known: dict[str, bool] = vars(model)
     if "_honours_packing" not in known:
-        known["_honours_packing"] = "position_ids" in inspect.signature(model.forward).parameters and _tried(model)
+        told = "position_ids" in inspect.signature(model.forward).parameters
+        coarse = getattr(model.config.get_text_config(), "alibi", False)  # counts on, over documents, in bf16
+        known["_honours_packing"] = told and not coarse and _tried(model)
     return known["_honours_packing"]
 
 
@@ -279,7 +281,7 @@ def _tried(model: Any) -> bool:
     training = model.training
     device = model.get_input_embeddings().weight.device
     ids = torch.arange(8, device=device)[None] % model.config.get_text_config().vocab_size
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         model.eval()
         together = model(input_ids=ids, position_ids=torch.arange(8, device=device)[None] % 4, use_cache=False).logits
         alone = model(input_ids=ids[:, 4:], use_cache=False).logits

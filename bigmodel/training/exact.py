@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bigmodel.data.order import Ids, shard
-from bigmodel.training.prefetch import Prefetch
 
 Node = tuple[int, int]  # (level, place): the shards from place << level on, 1 << level of them
 
@@ -91,18 +90,16 @@ class ExactGradients:
         ]
         self._averages = [buffer for buffer in changing if buffer.is_floating_point()]
         self._counts = [buffer for buffer in changing if not buffer.is_floating_point()]
-        self._samples = Prefetch(trainer, lambda ids, step: list(self._parts(ids).values()))
         self._sizes = [tensor.numel() for tensor in [*self._parameters, *self._averages]] + [2 + len(self._parameters)]
 
-    def _parts(self, ids: Ids) -> dict[int, Ids]:
-        """What each shard of this worker has of a batch, if anything."""
-        return {number: part for number in self._own if len(part := shard(ids, number, self._shards))}
+    def cut(self, ids: Ids, step: int) -> list[Ids]:
+        """A batch -> this worker's shards but for empty ones, which come last."""
+        return [part for number in self._own if len(part := shard(ids, number, self._shards))]
 
     def __call__(self, ids: Ids, step: int) -> tuple[Tensor, int]:
         """-> mean loss of the batch's targets, and its tokens with padding."""
         trainer = self._trainer
-        made = map(trainer.collate, self._samples.take(step))
-        batches: dict[int, dict[str, Tensor]] = dict(zip(self._parts(ids), made, strict=True))
+        batches = dict(zip(self._own, map(trainer.collate, trainer.ahead.take(ids, step)), strict=False))
         num_targets = float(trainer.over_workers(sum(trainer.task.num_targets(batch) for batch in batches.values())))
         before = [average.clone() for average in self._averages]
         counts = [count + 1 for count in self._counts]
@@ -127,7 +124,7 @@ class ExactGradients:
             return torch.zeros(sum(self._sizes), device=trainer.worker.device)
         with trainer.forward(step, number, 0):
             loss = trainer.task.loss(trainer.model, trainer.sent(batch), trainer.experiment) / num_targets
-            self._samples.begin(step + 1)
+            trainer.ahead.begin(step + 1)
             loss.backward()
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
         took_part = [float(p.grad is not None) for p in self._parameters]

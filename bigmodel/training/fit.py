@@ -5,7 +5,6 @@ What workers do, what they save and what they report is the loop's, the same wit
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Generator, Mapping
 from importlib import metadata
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from bigmodel.cores import available_cores
 from bigmodel.data.prepare import Prepared, open_prepared, prepare
 from bigmodel.errors import CheckpointError, Interrupted, ResourceError
 from bigmodel.experiment import Experiment
@@ -46,12 +46,13 @@ def fit_in_parts(
     prepared: Path | None = None,
     settled: bool = True,
     decisions: Mapping[str, Any] = MappingProxyType({}),
+    cores: int | None = None,
 ) -> Generator[Event, None, Run]:
     """`fit` that hands over each validation but the last, to a caller that may leave it there and come back later.
 
     On workers of Ray Train it goes through in one part. `prepared` is the folder of data prepared before. A caller that
     does not look into the run's folder meanwhile need not wait for each checkpoint: `settled` false. `decisions`, as in
-    run.json, are those that a new run need not make itself.
+    run.json, are those that a new run need not make itself. `cores` may be used, not all that this process could.
     """
     run = Run(experiment.output_path)
     run.lock()
@@ -71,7 +72,7 @@ def fit_in_parts(
             listener({"kind": "say", "line": f"{run.path}: finished before, not trained again. --fresh starts over"})
         else:
             (run.path / STOP).unlink(missing_ok=True)
-            _finish(experiment, data, run, (yield from _train(experiment, data, run, listener, settled)))
+            _finish(experiment, data, run, (yield from _train(experiment, data, run, listener, settled, cores)))
     except BaseException as e:
         if begun:
             left = isinstance(e, (Interrupted, KeyboardInterrupt, GeneratorExit))
@@ -86,7 +87,9 @@ def say(listener: Listener) -> Callable[[str], None]:
     return lambda line: listener({"kind": "say", "line": line})
 
 
-def _train(experiment: Experiment, prepared: Prepared, run: Run, listener: Listener, settled: bool) -> loop.Parts:
+def _train(
+    experiment: Experiment, prepared: Prepared, run: Run, listener: Listener, settled: bool, cores: int | None
+) -> loop.Parts:
     if experiment.train.workers:
         return on_ray.train(experiment, prepared.path, run.path, listener)
     device = experiment.train.device
@@ -94,7 +97,8 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run, listener: Liste
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ResourceError("train.device is cuda, but torch finds no GPU here. Leave it at auto, or say cpu")
-    worker = Worker(device=device, threads=experiment.train.threads_of(os.cpu_count() or 1))
+    cores = available_cores() if cores is None else cores
+    worker = Worker(device=device, threads=experiment.train.threads_of(cores), cores=cores)
     return (yield from loop.in_parts(experiment, prepared.path, run.path, worker, listener, settled))
 
 

@@ -99,7 +99,8 @@ def in_parts(
                 with deterministic.kernels(worker.device, wanted=not lacks), saver:
                     _decide_precision(trainer, Run(run_path), events)
                     trainer.wrap()
-                    yield from _steps(trainer, saver, events, stop, run_path, settled)
+                    with trainer.ahead:
+                        yield from _steps(trainer, saver, events, stop, run_path, settled)
                 break
             except healing.Unusable as e:
                 found = healing.Unusable(e.step, e.why, e.memory)  # without the frames, which hold on to what filled up
@@ -172,7 +173,7 @@ def _heal(trainer: Trainer, run: Run, found: healing.Unusable) -> list[healing.D
     """What is decided now, with what was decided before: in run.json, before anything is done again."""
     step, worker = found.step - 1, trainer.worker
     made = list(trainer.decisions)
-    largest = max(map(len, trainer.pieces(trainer.order.batch(step), step)[0]))
+    largest = max(map(len, trainer.pieces(trainer.order.batch(step), step)))
     train, rows = trainer.experiment.train, trainer.places(step)
     made.append(healing.decide(found, made, train, largest, rows, trainer.lr(step), trainer.total_steps))
     if worker.rank == 0 or found.memory:  # of a loss all workers know; short of memory may be one alone

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import Any
 
 from bigmodel.data.order import Ids
@@ -16,33 +16,63 @@ Parts = list[Sequence[Sample]]
 class Prefetch:
     """Of a Trainer, whose samples are functions of (seed, epoch, sample): made ahead or not, they are the same.
 
-    cut   the ids of a step -> those of each micro-batch of this worker
+    cut   the ids of a step, and its number -> those of each micro-batch of this worker
 
-    A forward pass calls Python for each layer and would wait for the thread; a backward pass does not.
+    A forward pass calls Python for each layer and waits for it while the thread has it; a backward pass does not. So
+    the thread begins with a backward pass, the first one of several micro-batches. Only where samples are augmented,
+    for to read them is quick, and a core is left: threads that compute together wait for the one it disturbs.
     """
 
     def __init__(self, trainer: Any, cut: Callable[[Ids, int], list[Ids]]) -> None:
         self._trainer, self._cut = trainer, cut
         worker = trainer.worker
-        spare = worker.device != "cpu" or worker.threads * worker.world < (os.cpu_count() or 1)
-        self._thread = ThreadPoolExecutor(1, "augmentation") if trainer.augmented and spare else None
-        self._ahead: tuple[int, Future[Parts]] | None = None
+        self._pays = trainer.augmented and (worker.device != "cpu" or worker.threads < worker.cores)
+        self._thread: threading.Thread | None = None
+        self._step = -1
+        """That the thread works for."""
+        self._made: Parts | BaseException = []
 
-    def take(self, step: int) -> Parts:
+    def take(self, ids: Ids, step: int) -> Parts:
         """The samples of each micro-batch of a step."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead[0] == step:
-            return ahead[1].result()
-        return self._read(self._wanted(step), step)
+        if self._thread is None or self._step != step:
+            return self._read(self._cut(ids, step), step)
+        self._wait()
+        made, self._made = self._made, []
+        if isinstance(made, BaseException):
+            raise made
+        return made
 
     def begin(self, step: int) -> None:
-        """Where samples are augmented, for to read is quick, and there is a core that does not compute already."""
-        if self._thread is not None and self._ahead is None and step < self._trainer.total_steps:
-            self._ahead = step, self._thread.submit(self._read, self._wanted(step), step)
+        """Have those of this step made, if none are under way."""
+        if not self._pays or self._thread is not None or step >= self._trainer.total_steps:
+            return
+        wanted = self._cut(self._trainer.order.batch(step), step)  # the order is not for two threads
 
-    def _wanted(self, step: int) -> list[Ids]:
-        return self._cut(self._trainer.order.batch(step), step)
+        def run() -> None:
+            try:
+                self._made = self._read(wanted, step)
+            except BaseException as e:
+                self._made = e
+
+        self._step = step
+        self._thread = threading.Thread(target=run, name="augmentation", daemon=True)
+        self._thread.start()
 
     def _read(self, wanted: list[Ids], step: int) -> Parts:
         epoch = step // self._trainer.order.steps_per_epoch
         return [self._trainer.read(ids, epoch) for ids in wanted]
+
+    def _wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def __enter__(self) -> Prefetch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The thread holds on to the Trainer: it ends before another one is built."""
+        if kind is None or not issubclass(kind, KeyboardInterrupt):  # which leaves at once
+            self._wait()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from bigmodel.training.prefetch import Prefetch
+from bigmodel.data.order import Ids
 
 
 class SharedGradients:
@@ -21,14 +21,16 @@ class SharedGradients:
         if worker.world > 1:
             devices = [worker.device] if worker.device != "cpu" else None
             self._model = DistributedDataParallel(trainer.model, devices, gradient_as_bucket_view=True)
-        self._samples = Prefetch(trainer, lambda ids, step: trainer.pieces(ids, step)[0])
 
-    def __call__(self, ids: Any, step: int) -> tuple[Tensor, int]:
+    def cut(self, ids: Ids, step: int) -> list[Ids]:
+        pieces: list[Ids] = self._trainer.pieces(ids, step)
+        return pieces
+
+    def __call__(self, ids: Ids, step: int) -> tuple[Tensor, int]:
         """-> this worker's part of the loss times the number of workers, and about how many tokens the batch has with
         padding."""
         trainer, worker = self._trainer, self._trainer.worker
-        _, idle = trainer.pieces(ids, step)
-        batches = [trainer.collate(samples) for samples in self._samples.take(step)]
+        batches, idle = [trainer.collate(samples) for samples in trainer.ahead.take(ids, step)], trainer.idle(ids)
         num_targets = 0 if idle else sum(trainer.task.num_targets(batch) for batch in batches)
         total = trainer.over_workers(num_targets)
         share = 0.0 if idle else worker.world / (total if worker.device != "cpu" else float(total))  # no GPU waits
@@ -36,7 +38,7 @@ class SharedGradients:
         for number, batch in enumerate(batches):
             with self._apart(number < len(batches) - 1), trainer.forward(step, number, worker.rank):
                 piece_loss = trainer.task.loss(self._model, trainer.sent(batch), trainer.experiment) * share
-                self._samples.begin(step + 1)
+                trainer.ahead.begin(step + 1)
                 piece_loss.backward()
             loss += piece_loss.detach()
         return loss, sum(trainer.task.padded(batch) for batch in batches) * worker.world

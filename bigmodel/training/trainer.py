@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bigmodel import models, mup, optim, tasks
 from bigmodel.data.arrow import Samples
-from bigmodel.data.order import Order, generators, shard
+from bigmodel.data.order import Ids, Order, generators, shard
 from bigmodel.data.prepare import Prepared
 from bigmodel.errors import ConfigError, out_of_memory
 from bigmodel.experiment import Experiment
@@ -31,9 +31,17 @@ from bigmodel.tasks.base import Answer, Sample
 from bigmodel.training import attention, healing, precision
 from bigmodel.training.dropout import BulkDropout
 from bigmodel.training.exact import ExactGradients, owned
+from bigmodel.training.prefetch import Prefetch
 from bigmodel.training.shared import SharedGradients
 
 VALIDATED = 65_536  # samples held at once
+
+
+class Gradients(Protocol):
+    """Leaves the gradient of the whole batch in the parameters. -> its loss, and its tokens with padding"""
+
+    def cut(self, ids: Ids, step: int) -> list[Ids]: ...
+    def __call__(self, ids: Ids, step: int) -> tuple[Tensor, int]: ...
 
 
 def stays() -> bool:
@@ -48,6 +56,8 @@ class Worker:
     world: int = 1
     device: str = "cpu"
     threads: int = 1
+    cores: int = 0
+    """It may use so many; where there are more than threads, one of them can make the next batch."""
     ray: bool = False
     """A process of Ray Train, not the one that was called."""
     leaves: Callable[[], bool] = stays
@@ -119,12 +129,13 @@ class Trainer:
     def wrap(self) -> None:
         """Say how gradients come about: as fast as can be, or exactly."""
         kind = ExactGradients if self.experiment.train.exact else SharedGradients
-        self.gradients: Callable[[Any, int], tuple[Tensor, int]] = kind(self)
+        self.gradients: Gradients = kind(self)
+        self.ahead = Prefetch(self, self.gradients.cut)
 
     def measure_precision(self) -> tuple[str, dict[str, float]]:
         """The quicker one for the first batch, and the seconds of both."""
         with self.in_memory(self.progress.step):
-            batch = self.sent(self.batch(self.pieces(self.order.batch(0), 0)[0][0], 0))
+            batch = self.sent(self.batch(self.pieces(self.order.batch(0), 0)[0], 0))
             return precision.choose(
                 self.model, self.worker.device, lambda: self.task.loss(self.model, batch, self.experiment)
             )
@@ -192,17 +203,16 @@ class Trainer:
         optim, train = self.experiment.optim, self.experiment.train
         return optim.lr * self.factor(step) * healing.rate(step + 1, self.decisions, train)
 
-    def pieces(self, ids: Any, step: int) -> tuple[list[Any], bool]:
-        """This worker's samples, in as many micro-batches as asked for and possible.
-
-        A batch with fewer samples than workers leaves some of them idle: they go through the motions on the first
-        sample, for the others wait for their gradients, and their loss counts nothing.
-        """
-        mine = shard(ids, self.worker.rank, self.worker.world)
-        if not len(mine):
-            return [ids[:1]], True
+    def pieces(self, ids: Ids, step: int) -> list[Ids]:
+        """This worker's samples, in as many micro-batches as asked for and possible; the first of all if it is idle."""
+        mine = ids[:1] if self.idle(ids) else shard(ids, self.worker.rank, self.worker.world)
         count = min(healing.pieces(step + 1, self.decisions, self.experiment.train), len(mine))
-        return [mine[start::count] for start in range(count)], False
+        return [mine[start::count] for start in range(count)]
+
+    def idle(self, ids: Ids) -> bool:
+        """A batch with fewer samples than workers leaves some of them idle: they go through the motions, for the others
+        wait for their gradients, and their loss counts nothing."""
+        return len(ids) <= self.worker.rank
 
     def places(self, step: int) -> list[tuple[str, int]]:
         """File and line of the rows of a step; none where samples are not rows, as packed windows of text."""

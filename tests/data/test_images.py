@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigmodel.data import files
+from bigmodel.data import files, images
 from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.prepare import prepare
 from bigmodel.data.record import Bad
@@ -34,7 +34,7 @@ def file_of(
     return out.getvalue()
 
 
-def rows(source: Path, **data: object) -> list[Placed | Bad]:
+def rows(source: Path | str, **data: object) -> list[Placed | Bad]:
     config = DataConfig(train=str(source), **data)  # type: ignore[arg-type]
     (found,) = files.resolve(str(source))
     task = image_classification
@@ -81,6 +81,40 @@ def test_an_archive_and_a_part_of_it_are_read_without_unpacking(folder: Path, na
     assert len(rows(archive)) == 3
     assert tell(rows(archive / "train"), archive / "train") == pets
     assert set(tmp_path.rglob("*")) == there
+
+
+def test_entries_of_an_archive_by_every_way_of_writing_their_names(tmp_path: Path) -> None:
+    archive = tmp_path / "pets.zip"
+    entries = ["./train/a/1.png", "train//b/2.png", "other/../train/c/3.png", "/train/d/4.png", "train/e/.5.png"]
+    entries += ["train/6.txt", "trainer/f/7.png", "../train/g/8.png"]
+    with zipfile.ZipFile(archive, "w") as out:
+        for entry in entries:
+            out.writestr(entry, file_of())
+    train = ["a/1.png", "b/2.png", "c/3.png"]
+    for inside in ("train", "train/", "./train", "x/../train"):
+        assert named(rows(f"{archive}/{inside}"), f"{archive}/{inside}") == train
+    for inside in ("", "/", "/."):
+        whole = named(rows(f"{archive}{inside}"), f"{archive}{inside}")
+        assert whole == [*(f"train/{name}" for name in train), "trainer/f/7.png", "../train/g/8.png"]
+    (one,) = images.read_images(f"{archive}/train/b/2.png")  # as an answer names it
+    assert one.source == f"{archive}/train/b/2.png"
+
+
+def named(items: list[Placed | Bad], below: str) -> list[str]:
+    return [item.source.removeprefix(below.rstrip("/") + "/") for item in items]
+
+
+def test_a_damaged_entry_outside_the_part_is_passed_over(tmp_path: Path) -> None:
+    archive = tmp_path / "pets.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("train/a/1.png", file_of())
+        out.writestr("test/a/2.png", file_of())
+    written = archive.read_bytes()
+    at = written.index(b"test/a/2.png") + len("test/a/2.png")
+    archive.write_bytes(written[:at] + b"\0" * 8 + written[at + 8 :])
+    assert len(rows(f"{archive}/train")) == 1
+    with pytest.raises(DataError, match="damaged archive"):
+        rows(archive)
 
 
 def test_a_table_names_images_beside_it(folder: Path) -> None:
@@ -183,10 +217,10 @@ def test_augmentation_changes_pixels_by_its_numbers_alone(rate: str) -> None:
     assert ("shares" in one) == (rate in ("mixup", "cutmix"))
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 40, 17)])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 40, 17), (1, 27, 27)])
 def test_rotation_is_that_of_pillow(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
-    for degrees in (0.0, *rng.uniform(-180, 180, 20)):
+    for degrees in (0.0, *rng.uniform(-180, 180, 100)):
         pixels = rng.integers(0, 256, shape, dtype=np.uint8)
         channels = (Image.fromarray(channel) for channel in pixels)
         wanted = [c.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=c.getpixel((0, 0))) for c in channels]

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from bigmodel.training import healing
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit
+from bigmodel.training.trainer import Trainer
 
 BAD_LINE = 42
 
@@ -165,6 +167,33 @@ fit(Experiment.model_validate(json.load(open("tree.json"))), listener=listen)
     assert [decision["to"] for decision in made] == [2 ** (i + 1) for i in range(len(made))]
     sizes = [event["samples"] for event in read(tmp_path / "run" / "events.jsonl") if event["kind"] == "step"]
     assert max(sizes) == 160 and len(sizes) == 6
+
+
+@pytest.mark.parametrize("exact", ["false", "true"])
+def test_what_was_augmented_ahead_is_let_go_where_a_step_is_passed_over(poisoned, tmp_path, monkeypatch, exact):
+    found = {}
+    for cores in (1, 2):
+        monkeypatch.setattr("bigmodel.training.fit.available_cores", lambda cores=cores: cores)
+        wanted = poisoned("train.epochs=2", "data.augment.swap=0.2", f"train.exact={exact}")
+        run = fit(wanted.model_copy(update={"output": str(tmp_path / str(cores))}))
+        assert healed(run.path) and "augmentation" not in {thread.name for thread in threading.enumerate()}
+        found[cores] = steps(run.path)
+    assert found[1] == found[2]
+
+
+def test_short_of_memory_ahead_it_is_the_step_the_samples_are_for(experiment, monkeypatch):
+    monkeypatch.setattr("bigmodel.training.fit.available_cores", lambda: 2)
+    read, refused = Trainer.read, []
+
+    def short(self: Trainer, ids: Any, epoch: int) -> Any:
+        if threading.current_thread().name == "augmentation" and self.progress.step == 4 and not refused:
+            refused.append(self.progress.step + 2)  # four are taken, the fifth is under way
+            raise MemoryError
+        return read(self, ids, epoch)
+
+    monkeypatch.setattr(Trainer, "read", short)
+    run = fit(experiment("data.augment.swap=0.2", "train.checkpoint_every=1"))
+    assert [(made["what"], made["step"]) for made in run.info["decisions"]["healing"]] == [("accumulate", *refused)]
 
 
 def test_decisions_hold_from_their_step_on():
