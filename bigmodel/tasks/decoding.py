@@ -310,7 +310,7 @@ def _remembers(model: Any) -> bool:
             found = cache.write(model, [ids[-1] for ids in rows], [len(ids) - 1 for ids in rows])
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError):
         return False  # an architecture says in its own way that it has no such cache
-    return all(np.abs(a - b).max() <= 1e-2 * max(np.ptp(b), 1e-6) for a, b in zip(found, expected, strict=True))
+    return all(np.allclose(a, b, rtol=0, atol=1e-2 * float(np.ptp(b))) for a, b in zip(found, expected, strict=True))
 
 
 def arrays(logits: Tensor) -> NDArray[np.float32]:
