@@ -24,8 +24,8 @@ OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalt
 DEFAULT_NEW, MOST_NEW = 64, 4096
 TOGETHER = 64
 """Rows that `complete` has under way."""
-WINDOW, CHUNK = "sliding_window", "attention_chunk_size"
-"""In a config: over how many tokens a layer sees that does not see all."""
+NEAR = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+"""Kinds of layers that do not see all, and where a config says over how many tokens they do."""
 BEFORE = 8
 """Tokens before another that are enough for a tokenizer to know how it is spelt there."""
 Pick = Callable[["Row", NDArray[np.float32]], int]
@@ -276,17 +276,18 @@ def _minds_others(config: Any, longest: int) -> bool:
     rope = getattr(config, "rope_parameters", None) or {}
     every = [one for one in (rope, *rope.values()) if isinstance(one, dict)]  # of all layers, or of each kind of them
     switches = [one for one in every if one.get("rope_type") == "longrope"]
-    return (
-        "local" in getattr(config, "attention_layers", ())  # GPT-Neo counts its window from the longest row's end
-        or any(longest > one.get("original_max_position_embeddings", 0) for one in switches)
-        or bool(getattr(config, "attn_temperature_tuning", False))  # Llama 4, by the cache's length
-    )
+    if "local" in getattr(config, "attention_layers", ()):  # GPT-Neo counts its window from the longest row's end
+        return bool(longest > config.window_size)
+    if getattr(config, "attn_temperature_tuning", False):  # Llama 4, by the cache's length
+        return bool(longest >= config.floor_scale)
+    return any(longest > one.get("original_max_position_embeddings", 0) for one in switches)
 
 
 @contextmanager
 def _near(config: Any) -> Iterator[None]:
-    """What reaches over some thousand tokens reaches over two, so that a few tokens tell whether it is minded."""
-    before = {name: reach for name in (WINDOW, CHUNK) if (reach := getattr(config, name, None)) is not None}
+    """What reaches over some thousand tokens reaches over two, so that a few tokens tell whether it is minded. Nobody
+    else may use the model meanwhile."""
+    before = {name: reach for name in NEAR.values() if (reach := getattr(config, name, None)) is not None}
     try:
         for name in before:
             setattr(config, name, 2)
@@ -327,17 +328,11 @@ class KeysAndValues(Cache):
     def __init__(self, model: Any) -> None:
         super().__init__(layers=[])
         config = model.config.get_text_config()
-        self._reach: dict[str, int] = {
-            kind: reach
-            for kind, name in (("sliding_attention", WINDOW), ("chunked_attention", CHUNK))
-            if (reach := getattr(config, name, None))
-        }
-        self._kinds = set(getattr(config, "layer_types", None) or ())
-        if not self._kinds and self._reach:
-            self._kinds = set(self._reach)  # of all layers: the model makes one mask
-            self._one_mask = True
-        else:
-            self._one_mask = self._kinds <= {"full_attention"}
+        reach = {kind: getattr(config, name, None) or math.inf for kind, name in NEAR.items()}
+        declared = type(config).__dataclass_fields__  # a Llama made of a Mistral still names the window that it has not
+        kinds = [kind for kind, name in NEAR.items() if name in declared and reach[kind] < math.inf]
+        kinds = getattr(config, "layer_types", None) or kinds or ["full_attention"]
+        self._reach: dict[str, float] = {kind: reach.get(kind, math.inf) for kind in kinds}
         weight = model.get_input_embeddings().weight
         self._device, self._dtype = weight.device, weight.dtype
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
@@ -363,23 +358,19 @@ class KeysAndValues(Cache):
 
     def _masks(self, positions: Tensor) -> Any:
         """What tokens at these positions (B, T) see of their rows, (B, 1, T, end): one mask, or one of each kind of
-        layer. Of the queries' type, made once: of a boolean mask each layer makes its own.
+        layer if there are several. Of the queries' type, made once: of a boolean mask each layer makes its own.
         """
-        if isinstance(self._at, int) and self._end <= min(self._reach.values(), default=self._end):  # all see all
-            whole = torch.zeros((self._num, 1, 1, self._end), dtype=self._dtype, device=self._device)
-            return whole if self._one_mask else dict.fromkeys(self._kinds, whole)
-        queries, keys = positions[:, None, :, None], torch.arange(self._end, device=self._device)
-        past = keys <= queries
-        near = {
-            "sliding_attention": lambda reach: keys > queries - reach,
-            "chunked_attention": lambda reach: keys // reach == queries // reach,
-        }
-        masks = {}
-        for kind in self._kinds or {"full_attention"}:
-            seen = past & near[kind](self._reach[kind]) if kind in self._reach else past
-            mask = torch.zeros(seen.shape, dtype=self._dtype, device=self._device)
-            masks[kind] = mask.masked_fill_(~seen, -math.inf)
-        return next(iter(masks.values())) if self._one_mask else masks
+        rows, new = positions.shape
+        mask = torch.zeros((rows, 1, new, self._end), dtype=self._dtype, device=self._device)
+        masks = dict.fromkeys(self._reach, mask)
+        near = {kind: reach for kind, reach in self._reach.items() if reach < self._end}
+        if near or not isinstance(self._at, int):  # else each row sees all of itself
+            queries, keys = positions[:, None, :, None], torch.arange(self._end, device=self._device)
+            mask.masked_fill_(keys > queries, -math.inf)
+            for kind, reach in near.items():
+                first = queries - queries % reach if kind == "chunked_attention" else queries - reach + 1
+                masks[kind] = mask.masked_fill(keys < first, -math.inf)
+        return masks if len(masks) > 1 else masks.popitem()[1]
 
     def _call(self, model: Any, ids: list[list[int]], mask: Any, positions: Tensor) -> list[NDArray[np.float32]]:
         inputs = torch.tensor(ids, device=self._device)

@@ -34,10 +34,11 @@ class Prefetch:
 
     def take(self, ids: Ids, step: int) -> Parts:
         """The samples of each micro-batch of a step."""
-        if self._thread is None or self._step != step:
-            return self._read(self._cut(ids, step), step)
-        self._wait()
+        ahead = self._thread is not None and self._step == step
+        self._wait()  # also for those of a step that was passed over
         made, self._made = self._made, []
+        if not ahead:
+            return self._read(self._cut(ids, step), step)
         if isinstance(made, BaseException):
             raise made
         return made

@@ -6,7 +6,6 @@ and what is old goes when that checkpoint has been read back whole.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bigmodel.cores import available_cores
 from bigmodel.training.checkpoint import Checkpoints
 
 STEP, BEST = "step-", "best-"
-COPIERS = min(4, os.cpu_count() or 1)
+COPIERS = min(4, available_cores())
 Groups = Mapping[str, Mapping[str, Tensor]]
 State = Mapping[str, Any]
 

@@ -171,14 +171,21 @@ fit(Experiment.model_validate(json.load(open("tree.json"))), listener=listen)
 
 @pytest.mark.parametrize("exact", ["false", "true"])
 def test_what_was_augmented_ahead_is_let_go_where_a_step_is_passed_over(poisoned, tmp_path, monkeypatch, exact):
-    found = {}
+    read, found = Trainer.read, {}
     for cores in (1, 2):
         monkeypatch.setattr("bigmodel.training.fit.available_cores", lambda cores=cores: cores)
         wanted = poisoned("train.epochs=2", "data.augment.swap=0.2", f"train.exact={exact}")
+        ahead = []
+        monkeypatch.setattr(Trainer, "read", lambda *a, ahead=ahead: ahead.append(is_ahead()) or read(*a))
         run = fit(wanted.model_copy(update={"output": str(tmp_path / str(cores))}))
         assert healed(run.path) and "augmentation" not in {thread.name for thread in threading.enumerate()}
+        assert any(ahead[-2:]) == (cores == 2), "after what was passed over too"
         found[cores] = steps(run.path)
     assert found[1] == found[2]
+
+
+def is_ahead() -> bool:
+    return threading.current_thread().name == "augmentation"
 
 
 def test_short_of_memory_ahead_it_is_the_step_the_samples_are_for(experiment, monkeypatch):
@@ -186,7 +193,7 @@ def test_short_of_memory_ahead_it_is_the_step_the_samples_are_for(experiment, mo
     read, refused = Trainer.read, []
 
     def short(self: Trainer, ids: Any, epoch: int) -> Any:
-        if threading.current_thread().name == "augmentation" and self.progress.step == 4 and not refused:
+        if is_ahead() and self.progress.step == 4 and not refused:
             refused.append(self.progress.step + 2)  # four are taken, the fifth is under way
             raise MemoryError
         return read(self, ids, epoch)
