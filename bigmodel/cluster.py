@@ -37,6 +37,12 @@ LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that each start of workers would wait for
     "RAY_prestart_worker_first_driver": "0",  # idle processes: Tune's and Train's have environments of their own
+    # how soon the object store is asked again, which is seldom ready at once: after a second, ten times, if not said
+    "RAY_raylet_client_connect_timeout_milliseconds": "100",
+    "RAY_raylet_client_num_connect_attempts": "100",
+}
+OWN = LOOPBACK | {
+    "RAY_worker_niceness": "0",  # of 15 in Ray: whatever else runs here would take the cores from trials and workers
 }
 
 ANSWER_S = 10.0  # for a cluster to take a connection
@@ -102,7 +108,7 @@ def connect(num_cpus: int | None = None) -> bool:
 
 def _connect(num_cpus: int | None) -> bool:
     address = os.environ.get("RAY_ADDRESS")
-    for name, value in (ENVIRONMENT | ({} if address else LOOPBACK)).items():
+    for name, value in (ENVIRONMENT | ({} if address else OWN)).items():
         os.environ.setdefault(name, value)
     secure_token()
     import ray

@@ -186,7 +186,8 @@ def alone(experiment: Experiment, prepared: Path | None) -> Parts:
     from bigmodel.training.fit import fit_in_parts
 
     one = experiment.model_copy(update={"train": experiment.train.model_copy(update={"workers": 0})})
-    return fit_in_parts(one, prepared=prepared, cores=max(1, int(experiment.tune.num_cpus)))
+    copied = experiment.tune.scheduler == "pbt"  # by another trial: its checkpoint must be on disk
+    return fit_in_parts(one, prepared=prepared, settled=copied, cores=max(1, int(experiment.tune.num_cpus)))
 
 
 def nested(experiment: Experiment, prepared: Path | None) -> Parts:
