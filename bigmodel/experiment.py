@@ -253,7 +253,8 @@ class TrainConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto gives each worker a GPU where there are enough of them."""
     threads: Count = 0
-    """Threads of each worker; 0 shares the machine's cores among the workers."""
+    """Threads of each worker; 0 shares the machine's cores among the workers. Augmentation takes one more where a core
+    is left."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto times both on the first batch and keeps bf16 where it is a tenth faster; a rerun repeats the choice."""
     seed: Seed = 0
