@@ -354,6 +354,11 @@ class TuneConfig(Section):
     """`{hidden_size: 64}` searches on an encoder or decoder of this width; the winner is carried to the width of
     `model` by maximal update parametrisation, and trained there."""
 
+    @property
+    def cores(self) -> int:
+        """Whole ones of a trial, as many as it has threads if nothing else is said."""
+        return max(1, int(self.num_cpus))
+
 
 class DecodeConfig(Section):
     beams: PositiveInt = 1

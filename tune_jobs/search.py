@@ -108,7 +108,7 @@ def settled(experiment: Experiment) -> Experiment:
     """What all trials share: where prepared data lies, and as many threads as a trial has cores."""
     values: dict[str, Any] = {"data.cache": str(experiment.cache_path)}
     if not experiment.train.threads:
-        values["train.threads"] = max(1, int(experiment.tune.num_cpus))
+        values["train.threads"] = experiment.tune.cores
     return with_values(experiment, values)
 
 

@@ -187,7 +187,7 @@ def alone(experiment: Experiment, prepared: Path | None) -> Parts:
 
     one = experiment.model_copy(update={"train": experiment.train.model_copy(update={"workers": 0})})
     copied = experiment.tune.scheduler == "pbt"  # by another trial: its checkpoint must be on disk
-    return fit_in_parts(one, prepared=prepared, settled=copied, cores=max(1, int(experiment.tune.num_cpus)))
+    return fit_in_parts(one, prepared=prepared, settled=copied, cores=experiment.tune.cores)
 
 
 def nested(experiment: Experiment, prepared: Path | None) -> Parts:

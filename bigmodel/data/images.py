@@ -27,6 +27,7 @@ from bigmodel.errors import DataError
 
 MAX_BYTES = 256 << 20  # of one image file
 Entry = tuple[str, bytes | None]  # its name; its bytes, unless it is too large to be read
+Below = Callable[[str], str | None]  # the name of an archive's entry -> that in the part that is read, if it lies there
 
 
 def holds_images(source: str) -> bool:
@@ -117,9 +118,7 @@ def _named(source: str, path: str) -> str:
 def _entries(source: str) -> Iterator[Entry]:
     if cut := _cut(source):
         file, inside = cut
-        inside = posixpath.normpath(inside)
-        for name, data in _archived(file, partial(_is_wanted, inside)):
-            yield _relative(name, inside), data
+        yield from _archived(file, partial(_below, posixpath.normpath(inside)))
         return
     if files.is_folder(source):
         for name in files.images_below(source):
@@ -128,22 +127,15 @@ def _entries(source: str) -> Iterator[Entry]:
     yield "", _read(source)
 
 
-def _is_wanted(inside: str, name: str) -> bool:
-    """Whether an archive's entry is an image in this folder of it, or what `inside` names itself; a path from the root
-    is in none."""
+def _below(inside: str, name: str) -> str | None:
+    """Where in this folder of an archive an entry lies, empty for what `inside` names itself; None for what is no image
+    in it. A path from the root is in none."""
     path = posixpath.normpath(name)
-    return (
-        (inside in (".", path) or path.startswith(f"{inside}/"))
-        and not path.startswith("/")
-        and path.lower().endswith(files.IMAGE_SUFFIXES)
-        and not posixpath.basename(path).startswith(".")
-    )
-
-
-def _relative(name: str, inside: str) -> str:
-    """Where in the folder an entry lies; empty for the entry itself."""
-    path = posixpath.normpath(name)
-    return path if inside == "." else path.removeprefix(inside).lstrip("/")
+    if path.startswith("/") or not path.lower().endswith(files.IMAGE_SUFFIXES) or posixpath.basename(path)[0] == ".":
+        return None
+    if inside in (".", path):
+        return path if inside == "." else ""
+    return path.removeprefix(f"{inside}/") if path.startswith(f"{inside}/") else None
 
 
 def _read(file: str) -> bytes | None:
@@ -157,12 +149,12 @@ def _whole(stream: IO[bytes] | None) -> bytes | None:
     return data if len(data) <= MAX_BYTES else None
 
 
-def _archived(file: str, is_wanted: Callable[[str], bool]) -> Iterator[Entry]:
-    """The entries that are wanted; others are not unpacked, as far as the format can pass them over."""
+def _archived(file: str, below: Below) -> Iterator[Entry]:
+    """The entries that lie below; others are not unpacked, as far as the format can pass them over."""
     try:
         with files.seekable(file) as stored:
             stream = BufferedReader(stored, files.BLOCK)  # type: ignore[type-var]  # each read may be a request
-            yield from (_zipped if _is_zip(file) else _taped)(stream, is_wanted)
+            yield from (_zipped if _is_zip(file) else _taped)(stream, below)
     except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(
             f"{file}: a damaged archive: {str(error).splitlines()[0] if str(error) else 'it ends'}"
@@ -171,19 +163,19 @@ def _archived(file: str, is_wanted: Callable[[str], bool]) -> Iterator[Entry]:
         raise DataError(f"{file}: cannot be unpacked: {error}") from None
 
 
-def _taped(stream: IO[bytes], is_wanted: Callable[[str], bool]) -> Iterator[Entry]:
+def _taped(stream: IO[bytes], below: Below) -> Iterator[Entry]:
     with tarfile.open(fileobj=stream, mode="r:*") as archive:
         for member in archive:
-            if member.isfile() and is_wanted(member.name):  # a link or a device is no image
-                yield member.name, _whole(archive.extractfile(member)) if member.size <= MAX_BYTES else None
+            if member.isfile() and (name := below(member.name)) is not None:  # a link or a device is no image
+                yield name, _whole(archive.extractfile(member)) if member.size <= MAX_BYTES else None
 
 
-def _zipped(stream: IO[bytes], is_wanted: Callable[[str], bool]) -> Iterator[Entry]:
+def _zipped(stream: IO[bytes], below: Below) -> Iterator[Entry]:
     with zipfile.ZipFile(stream) as archive:
         for member in archive.infolist():
-            if not member.is_dir() and is_wanted(member.filename):
+            if not member.is_dir() and (name := below(member.filename)) is not None:
                 with archive.open(member) as entry:
-                    yield member.filename, _whole(entry) if member.file_size <= MAX_BYTES else None
+                    yield name, _whole(entry) if member.file_size <= MAX_BYTES else None
 
 
 def fetched(record: Record, column: str) -> Record | Bad:

@@ -20,7 +20,7 @@ _ROUNDS = 4  # of a Feistel network: three make a pseudo-random permutation (Lub
 
 def generator(seed: int, epoch: int, number: int) -> np.random.Generator:
     """The random numbers of one sample, or one window, in one epoch."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, (epoch << 40) | number], dtype=np.uint64)))
+    return np.random.Generator(np.random.Philox(key=np.array(_key(seed, epoch, number), dtype=np.uint64)))
 
 
 def generators(seed: int, epoch: int, numbers: Iterable[int]) -> Iterator[np.random.Generator]:
@@ -29,9 +29,13 @@ def generators(seed: int, epoch: int, numbers: Iterable[int]) -> Iterator[np.ran
     bits = np.random.Philox(key=0)
     made, fresh = np.random.Generator(bits), bits.state
     for number in numbers:
-        fresh["state"]["key"][:] = seed, (epoch << 40) | number
+        fresh["state"]["key"][:] = _key(seed, epoch, number)
         bits.state = fresh
         yield made
+
+
+def _key(seed: int, epoch: int, number: int) -> tuple[int, int]:
+    return seed, (epoch << 40) | number
 
 
 def permute(positions: Ids, size: int, seed: int, epoch: int) -> Ids:

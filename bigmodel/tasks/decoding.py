@@ -96,8 +96,6 @@ class Decoder:
     def step(self) -> list[Piece]:
         """One token for every row that is there. In fp32: the digits of bf16 depend on what else is in the batch, and
         one of them may turn a token and all that follow."""
-        if not torch.is_autocast_enabled(self._device):
-            return self._step()
         with torch.autocast(self._device, enabled=False):
             return self._step()
 
