@@ -26,6 +26,7 @@ from reviews import lengthen, reviews, write
 
 from bigmodel.data.prepare import prepare
 from bigmodel.experiment import Experiment
+from bigmodel.imports import lighten
 from bigmodel.training import loop
 from bigmodel.training.trainer import Worker
 
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
+    lighten()  # the processes of the fork server inherit it, as `bigmodel train` has it
     multiprocessing.get_context("forkserver").set_forkserver_preload(["bigmodel.training.loop"])
     with tempfile.TemporaryDirectory() as folder:
         rows, _, what = reviews(0)

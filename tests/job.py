@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from cluster import Cluster, Process, processes_of, said
 
 from bigmodel.experiment import Experiment
 from bigmodel.training.events import read
+
+START, STEP = '{"kind": "start",', '{"kind": "step",'
 
 
 class Job:
@@ -34,8 +37,16 @@ class Job:
 
     def start(self) -> dict[str, Any]:
         """The newest."""
-        starts = [event for event in read(self.run / "events.jsonl") if event["kind"] == "start"]
-        return starts[-1] if starts else {"pid": 0, "step": 0}
+        return self._newest()[0]
+
+    def _newest(self) -> tuple[dict[str, Any], bool]:
+        """The newest start, and whether a step stands after it. Reads one line: to parse all of them, again and again,
+        would take a core from those that train."""
+        file = self.run / "events.jsonl"
+        told = file.read_text("utf-8") if file.exists() else ""
+        at = told.rfind(START)
+        line, ended, after = told[at:].partition("\n") if at >= 0 else ("", "", "")
+        return (json.loads(line), STEP in after) if ended else ({"pid": 0, "step": 0}, False)
 
     def wait_for_step(self, step: int) -> dict[str, Any]:
         self._wait(lambda: any(number >= step for number in self.steps()))
@@ -43,16 +54,19 @@ class Job:
 
     def wait_for_another(self, start: dict[str, Any]) -> dict[str, Any]:
         """The start after this one, once it has taken a step."""
-        self._wait(
-            lambda: self.start()["pid"] not in (0, start["pid"]) and max(self.steps(), default=0) > self.start()["step"]
-        )
+
+        def there() -> bool:
+            newest, stepped = self._newest()
+            return stepped and newest["pid"] != start["pid"]
+
+        self._wait(there)
         return self.start()
 
     def _wait(self, there: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 300
         while not there():
             assert self.process.poll() is None and time.monotonic() < deadline, self.said
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     def to_its_end(self) -> None:
         assert self.process.wait(300) == 0, self.said

@@ -9,7 +9,7 @@ step, and their mean is what follows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bigmodel.data.order import Ids, shard
 
+Total = Callable[[], Any]
 Node = tuple[int, int]  # (level, place): the shards from place << level on, 1 << level of them
 
 
@@ -100,7 +101,7 @@ class ExactGradients:
         """-> mean loss of the batch's targets, and its tokens with padding."""
         trainer = self._trainer
         batches = dict(zip(self._own, map(trainer.collate, trainer.ahead.take(ids, step)), strict=False))
-        num_targets = float(trainer.over_workers(sum(trainer.task.num_targets(batch) for batch in batches.values())))
+        num_targets = trainer.over_workers(sum(trainer.task.num_targets(batch) for batch in batches.values()))
         before = [average.clone() for average in self._averages]
         counts = [count + 1 for count in self._counts]
         summed = add_up(
@@ -113,7 +114,7 @@ class ExactGradients:
         return self._spread(whole, min(len(ids), self._shards))
 
     def _gradient(
-        self, batch: dict[str, Tensor] | None, step: int, number: int, num_targets: float, before: list[Tensor]
+        self, batch: dict[str, Tensor] | None, step: int, number: int, num_targets: Total, before: list[Tensor]
     ) -> Tensor:
         """Of one shard, in a row: gradients, running averages, loss, tokens with padding, and of each parameter whether
         it took part. Nothing of an empty one."""
@@ -123,7 +124,7 @@ class ExactGradients:
         if batch is None:
             return torch.zeros(sum(self._sizes), device=trainer.worker.device)
         with trainer.forward(step, number, 0):
-            loss = trainer.task.loss(trainer.model, trainer.sent(batch), trainer.experiment) / num_targets
+            loss = trainer.task.loss(trainer.model, trainer.sent(batch), trainer.experiment) / float(num_targets())
             trainer.ahead.begin(step + 1)
             loss.backward()
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]

@@ -1,26 +1,28 @@
-"""Training on N workers of Ray Train. It starts them, gives them a process group, and starts them anew when one dies.
+"""Training on N workers of Ray Train. It places them, and starts them anew where a node or one of them is lost.
+
+Each worker holds a server of processes (forkserver.py), and the process that it forks trains. Where one of those dies,
+all begin anew from the last checkpoint at once, without Ray, which would take as long as importing takes.
 
 The only importer of ray.train. Nothing goes through `ray.train.report`, which takes one report in two seconds and keeps
-no metrics without a checkpoint. Ray Train's controller opens this file too: what is heavy, the workers alone import.
+no metrics without a checkpoint. What is heavy, the processes that train import alone.
 """
 
 from __future__ import annotations
 
-import platform
 import shutil
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 from bigmodel import cluster
-from bigmodel.errors import ConfigError, Interrupted, Preempted, ResourceError, TrainingError, last_line
+from bigmodel.errors import Interrupted, ResourceError, TrainingError, last_line
 from bigmodel.experiment import Experiment
-from bigmodel.imports import lighten
 from bigmodel.training import setback
 from bigmodel.training.events import Listener, Tail
-from bigmodel.training.run import STOP, Run
+from bigmodel.training.forkserver import ForkServer
+from bigmodel.training.run import Run
 
-SHARED = "the output folder and data.cache must lie on storage that all nodes of the cluster share (BIGMODEL_HOME)"
 WAIT_S = 240  # for room for the workers, once it has been taken away
 GROW_S = 30.0  # between two looks whether there is room for more of them
 
@@ -82,10 +84,9 @@ def _through_losses(experiment: Experiment, prepared: Path, run: Path, scaling: 
 
 
 def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: dict[str, Any]) -> dict[str, Any]:
-    from ray.train.torch import TorchConfig
     from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
-    from ray.train.v2.torch.torch_trainer import TorchTrainer
 
     train, least, most = experiment.train, experiment.train.least_workers, experiment.train.most_workers
     config = {
@@ -93,11 +94,11 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
         "prepared": str(prepared),
         "run": str(run),
         "threads": scaling["threads"],
+        "device": "cuda:0" if scaling["use_gpu"] else "cpu",  # of those that Ray lets a worker see
     }
-    trainer = TorchTrainer(
+    trainer = DataParallelTrainer(
         _work,
         train_loop_config=config,
-        torch_config=TorchConfig(timeout_s=train.timeout),
         scaling_config=ScalingConfig(
             num_workers=least if least == most else (least, most),
             use_gpu=scaling["use_gpu"],
@@ -131,43 +132,50 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:
-    """What runs in each worker. A loss that is not a number would be so again: it is an answer, not a failure, and so
-    is a stop that was asked for."""
-    lighten()
-    import ray.train.torch
+    """What runs in each worker: it has a process train, and another one where that is lost, until all are at their end
+    or `train.retries` are used up. -> what the process found, or `error`, `interrupted`, `preempted` with what is said
+    about it."""
+    from ray import train
+    from ray.train.collective import barrier, broadcast_from_rank_zero
 
-    from bigmodel.training import loop
-    from bigmodel.training.trainer import Worker
+    context = train.get_context()
+    rank, world, run = context.get_world_rank(), context.get_world_size(), Path(config["run"])
+    request = config | {"rank": rank, "world": world}
+    failures = 0
+    with ForkServer() as server:
+        while True:
+            plan = broadcast_from_rank_zero(_plan(config, failures) if rank == 0 else None)
+            if "error" in plan:
+                return plan
+            decided = _decided(run)
+            found = server.run(request | plan, cluster.leaving)
+            if found is not None and "lost" not in found:
+                if "preempted" in found and rank == 0:
+                    setback.note(run, found["preempted"])
+                return found
+            if found is None:
+                setback.note(run, f"worker {rank} died")
+            barrier()  # one that stands still comes too late: it is Ray's to begin anew then
+            if rank == 0:
+                if found is not None and not setback.noted(run):
+                    setback.note(run, _in_plain_words(rank, found["lost"]))
+                failures += _decided(run) == decided  # what was decided, as smaller micro-batches, is no failure
 
-    context = ray.train.get_context()
-    device = str(ray.train.torch.get_device())
-    rank, world = context.get_world_rank(), context.get_world_size()
-    worker = Worker(rank, world, device, config["threads"], ray=True, leaves=cluster.leaving)
-    if blind := _without(Path(config["prepared"]), rank, world):
-        return {"error": f"{config['prepared']} is not to be seen on {', '.join(blind)}: {SHARED}"}
-    experiment = Experiment.model_validate(config["experiment"])
-    try:
-        return loop.train(experiment, Path(config["prepared"]), Path(config["run"]), worker, lambda event: None)
-    except (TrainingError, ConfigError) as e:
-        return {"error": str(e)}
-    except Preempted as e:
-        if rank == 0:
-            setback.note(Path(config["run"]), str(e))
-        return {"preempted": str(e)}
-    except Interrupted as e:
-        if not (Path(config["run"]) / STOP).exists():
-            raise  # a signal to this worker alone
-        return {"interrupted": str(e)}
+
+def _plan(config: dict[str, Any], failures: int) -> dict[str, Any]:
+    """Where the workers meet next, or why they do not."""
+    import ray
+
+    if failures > config["experiment"]["train"]["retries"]:
+        what = setback.taken(Path(config["run"]))
+        return {"error": f"training failed {failures} times; the last checkpoint stays: {what}"}
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return {"meeting": f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"}
 
 
-def _without(path: Path, rank: int, world: int) -> list[str]:
-    """The workers' machines that do not see a folder: all learn it, so that none waits for those."""
-    seen: list[str | None] = [None if path.is_dir() else platform.node()] * world
-    if world > 1:
-        from torch import distributed
-
-        distributed.all_gather_object(seen, seen[rank])
-    return sorted({name for name in seen if name})
+def _decided(run: Path) -> Any:
+    return Run(run).info.get("decisions")
 
 
 def _notes(run: Path) -> Any:
@@ -189,7 +197,10 @@ def _befallen(failures: dict[int, Exception]) -> str:
     if died:
         return " and ".join(f"worker {rank}" for rank in sorted(died)) + " died, or the node did"
     rank, error = min(failures.items())
-    what = last_line(error)
+    return _in_plain_words(rank, last_line(error))
+
+
+def _in_plain_words(rank: int, what: str) -> str:
     if "by peer" in what:  # gloo's and NCCL's words: the connection was reset, or closed
         return f"worker {rank} lost the connection to another one, which died, or its node did"
     return f"worker {rank}: {what}"

@@ -20,6 +20,10 @@ def note(run: Path, why: str) -> None:
         part.replace(run / SETBACK)
 
 
+def noted(run: Path) -> bool:
+    return (run / SETBACK).exists()
+
+
 def taken(run: Path) -> str:
     """What was noted, once; nothing where nothing was."""
     try:

@@ -20,7 +20,10 @@ class SharedGradients:
         self._model: Any = trainer.model
         if worker.world > 1:
             devices = [worker.device] if worker.device != "cpu" else None
-            self._model = DistributedDataParallel(trainer.model, devices, gradient_as_bucket_view=True)
+            change = any(getattr(module, "track_running_stats", False) for module in trainer.model.modules())
+            self._model = DistributedDataParallel(
+                trainer.model, devices, broadcast_buffers=change, gradient_as_bucket_view=True
+            )
 
     def cut(self, ids: Ids, step: int) -> list[Ids]:
         pieces: list[Ids] = self._trainer.pieces(ids, step)
@@ -33,11 +36,11 @@ class SharedGradients:
         batches, idle = [trainer.collate(samples) for samples in trainer.ahead.take(ids, step)], trainer.idle(ids)
         num_targets = 0 if idle else sum(trainer.task.num_targets(batch) for batch in batches)
         total = trainer.over_workers(num_targets)
-        share = 0.0 if idle else worker.world / (total if worker.device != "cpu" else float(total))  # no GPU waits
         loss = torch.zeros((), device=worker.device)
         for number, batch in enumerate(batches):
             with self._apart(number < len(batches) - 1), trainer.forward(step, number, worker.rank):
-                piece_loss = trainer.task.loss(self._model, trainer.sent(batch), trainer.experiment) * share
+                summed = trainer.task.loss(self._model, trainer.sent(batch), trainer.experiment)
+                piece_loss = summed * (0.0 if idle else worker.world / total())
                 trainer.ahead.begin(step + 1)
                 piece_loss.backward()
             loss += piece_loss.detach()

@@ -259,14 +259,19 @@ class Trainer:
         with dropout, autocast(self.worker.device, self.precision):
             yield
 
-    def over_workers(self, num_targets: int) -> Any:
-        """Targets of the global batch, a number or a tensor of one: what its loss is averaged over, however it is
-        shared out."""
+    def over_workers(self, num_targets: int) -> Callable[[], Any]:
+        """-> what tells the targets of the global batch, which its loss is averaged over, however it is shared out: a
+        number, on a GPU a tensor of one. Asked after the forward pass, it need not wait for the other workers."""
         if self.worker.world == 1:
-            return num_targets
+            return lambda: num_targets
         total = torch.tensor(float(num_targets), device=self.worker.device)
-        dist.all_reduce(total)
-        return total
+        told = dist.all_reduce(total, async_op=True)
+
+        def wait() -> Any:
+            told.wait()
+            return total if total.is_cuda else float(total)
+
+        return wait
 
     def factor(self, step: int) -> float:
         return optim.factor(step, self.total_steps, self.warmup, self.experiment.optim.schedule)

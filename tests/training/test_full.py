@@ -30,8 +30,8 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(experiment, tmp_path, 
     unbroken = fit(experiment(*changes, f"output={tmp_path / 'unbroken'}")).path
 
     def fill(event: dict[str, Any]) -> None:
-        if event["kind"] == "step" and event["step"] >= 20:
-            resource.prlimit(pid[-1], resource.RLIMIT_FSIZE, (40_000, 40_000))
+        if event["kind"] == "step" and event["step"] >= 20 and pid:
+            resource.prlimit(pid.pop(), resource.RLIMIT_FSIZE, (40_000, 40_000))
         if event["kind"] == "start":
             pid.append(event["pid"])
 

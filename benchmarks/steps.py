@@ -1,0 +1,173 @@
+"""The same step by bigmodel, a hand-written loop and transformers.Trainer in turns, in one process: what each costs.
+
+    python benchmarks/steps.py --task image-classification
+    python benchmarks/steps.py --task text-generation --against hand --steps 200
+
+A machine that others share is a tenth faster or slower from one minute to the next, which hides a few per cent between
+two processes that run one after the other, as those of tasks.py do. Here the contenders take their steps by turns, all
+of them the same batches: what disturbs one disturbs the next. A turn is a whole step and what its loop does until
+the next one begins; bigmodel's is that of its command, with its log and its events. "hand again" is the hand-written
+loop once more: how far from 1 its ratio is tells how much the others' mean. All share what bigmodel sets for a process
+(imports.lighten), which favours the others. The Trainer groups sentences by length in its own way: translation has no
+steps of it that could be compared. One thread: idle ones of one contender would take the core from another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import task_data
+from tasks import BARS, CONTENDERS, WORK, Job, Parts, experiment, judged
+from training import processor_name
+
+AGAIN = "hand again"
+WARM = 30  # turns that are not counted: all lengths of batches were seen, or nearly all
+
+
+class Enough(BaseException):
+    """Ends a contender's training where it stands."""
+
+
+class Lane:
+    """A contender in a thread of its own. It takes a step when it is told to, and then waits."""
+
+    def __init__(self, train: Callable[[Callable[[], None]], None]) -> None:
+        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._enough = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=[train], daemon=True)
+        self._thread.start()
+        self._done.acquire()
+
+    def _run(self, train: Callable[[Callable[[], None]], None]) -> None:
+        try:
+            train(self._pause)
+        except Enough:
+            pass
+        except BaseException as e:
+            self._error = e
+            self._done.release()
+
+    def _pause(self) -> None:
+        self._done.release()
+        self._go.acquire()
+        if self._enough:
+            raise Enough
+
+    def turn(self) -> float:
+        """Seconds."""
+        begin = time.perf_counter()
+        self._go.release()
+        self._done.acquire()
+        if self._error is not None:
+            raise self._error
+        return time.perf_counter() - begin
+
+    def end(self) -> None:
+        self._enough = True
+        self._go.release()
+        self._thread.join()
+
+
+def bigmodel(job: Job, pause: Callable[[], None]) -> None:
+    from bigmodel.training.fit import fit
+    from bigmodel.training.trainer import Trainer
+
+    usual = Trainer.step
+
+    def step(trainer: Trainer) -> dict[str, object]:
+        pause()
+        return usual(trainer)
+
+    Trainer.step = step  # type: ignore[method-assign]
+    fit(experiment(job, "run"))
+
+
+def hand(job: Job, pause: Callable[[], None]) -> None:
+    import hand_tasks
+    import torch
+
+    parts = Parts(job)
+    hand_tasks.train(
+        parts.model,
+        hand_tasks.BATCHES[job.task](parts.samples, parts.processor),
+        [torch.from_numpy(ids) for ids in parts.batches],
+        lr=WORK[job.task].lr,
+        warmup=parts.warmup,
+        precision=job.precision,
+        seed=job.seed,
+        done=pause,
+    )
+
+
+def trainer(job: Job, pause: Callable[[], None]) -> None:
+    import usual_trainer
+
+    usual_trainer.train(Parts(job), WORK[job.task], pause)
+
+
+TRAIN = {"bigmodel": bigmodel, "hand": hand, AGAIN: hand, "trainer": trainer}
+
+
+def contest(job: Job, names: list[str], steps: int) -> dict[str, list[float]]:
+    """Seconds of each turn that counts."""
+    lanes = {}
+    for name in names:
+        lanes[name] = Lane(lambda pause, name=name: TRAIN[name](job, pause))  # type: ignore[misc]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(WARM + steps):
+        for name, lane in lanes.items():
+            found = lane.turn()
+            if number >= WARM:
+                seconds[name].append(found)
+    for lane in lanes.values():
+        lane.end()
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=WORK, required=True)
+    parser.add_argument("--against", nargs="*", choices=BARS, default=list(BARS), help="default: all")
+    parser.add_argument("--steps", type=int, default=200, help="that count")
+    parser.add_argument("--rows", type=int, help="training rows; of text-generation, windows")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    asked = parser.parse_args()
+
+    from bigmodel.imports import lighten
+
+    lighten()
+    import torch
+
+    torch.set_num_threads(1)
+    against = [name for name in asked.against if name == "hand" or asked.task != "translation"]
+    names = ["bigmodel", *against, *([AGAIN] if "hand" in against else [])]
+    work = WORK[asked.task]
+    load = os.getloadavg()[0]
+    print(f"Machine: {processor_name()}, one thread of {os.cpu_count()} cores, load {load:.1f} at the start.")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = asked.rows or work.rows
+        what = task_data.write(asked.task, Path(folder), rows, 0)
+        epochs = 1 + (WARM + asked.steps) * work.batch_size // rows  # packed, text has fewer windows than asked for
+        job = Job(asked.task, folder, 1, asked.precision, epochs + 1)
+        print(f"Data: {what}. Model: {work.model}; batch {work.batch_size}, {asked.precision}.", flush=True)
+        seconds = contest(job, names, asked.steps)
+    print(f"Medians of {asked.steps} turns, load {os.getloadavg()[0]:.1f} at the end.\n")
+    print("| trained by | ms a step | bigmodel's speed is |\n|---|---|---|")
+    for name, found in seconds.items():
+        ratio = statistics.median(b / a for a, b in zip(seconds["bigmodel"], found, strict=True))
+        bar = BARS.get(name.removesuffix(" again"))
+        cell = "" if bar is None else judged(ratio, bar, ".3f", "x")
+        label = CONTENDERS.get(name, f"{CONTENDERS['hand']}, again")
+        print(f"| {label} | {1e3 * statistics.median(found):.1f} | {cell} |")
+
+
+if __name__ == "__main__":
+    main()

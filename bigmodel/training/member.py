@@ -1,0 +1,59 @@
+"""One of several workers, in a process of its own: it meets the others, trains, and says how that ended."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import threading
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from bigmodel.errors import ConfigError, Interrupted, Preempted, TrainingError, last_line
+from bigmodel.experiment import Experiment
+from bigmodel.training import loop
+from bigmodel.training.run import STOP
+from bigmodel.training.trainer import Worker
+
+SHARED = "the output folder and data.cache must lie on storage that all nodes of the cluster share (BIGMODEL_HOME)"
+
+
+def train(
+    experiment: dict[str, Any], prepared: str, run: str, rank: int, world: int, device: str, threads: int, meeting: str
+) -> dict[str, Any]:
+    """`loop.train` of this worker, which meets the others at `meeting` (host:port of the first one). -> what it found,
+    or `error`, `interrupted`, `preempted`, each with what is said about it, which are answers, or `lost` with why
+    this worker has to begin anew with the others. SIGUSR1 tells it that a machine will be taken away."""
+    leaving = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda number, frame: leaving.set())
+    wanted = Experiment.model_validate(experiment)
+    try:
+        if world > 1:
+            backend = "gloo" if device == "cpu" else "nccl"
+            timeout = timedelta(seconds=wanted.train.timeout)
+            dist.init_process_group(backend, f"tcp://{meeting}", timeout, world_size=world, rank=rank)
+        if blind := _without(Path(prepared), rank, world):
+            return {"error": f"{prepared} is not to be seen on {', '.join(blind)}: {SHARED}"}
+        worker = Worker(rank, world, device, threads, ray=True, leaves=leaving.is_set)
+        return loop.train(wanted, Path(prepared), Path(run), worker, lambda event: None)
+    except (TrainingError, ConfigError) as e:  # a loss that is not a number would be so again
+        return {"error": str(e)}
+    except Preempted as e:
+        return {"preempted": str(e)}
+    except Interrupted as e:
+        asked = (Path(run) / STOP).exists()  # else it was a signal to this worker alone
+        return {"interrupted" if asked else "lost": str(e)}
+    except BaseException as e:
+        traceback.print_exc()
+        return {"lost": last_line(e)}
+
+
+def _without(path: Path, rank: int, world: int) -> list[str]:
+    """The workers' machines that do not see a folder: all learn it, so that none waits for those."""
+    seen: list[str | None] = [None if path.is_dir() else platform.node()] * world
+    if world > 1:
+        dist.all_gather_object(seen, seen[rank])
+    return sorted({name for name in seen if name})

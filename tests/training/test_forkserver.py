@@ -1,0 +1,144 @@
+"""The server of processes that train: who is killed, who notices, and that nobody is left behind."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bigmodel.data.prepare import prepare
+from bigmodel.training.events import read
+from bigmodel.training.fit import fit
+from bigmodel.training.forkserver import ForkServer
+from bigmodel.training.run import STOP, Run
+
+CHANGES = ("train.epochs=25", "train.checkpoint_every=7")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    with ForkServer() as it:
+        yield it
+
+
+@pytest.fixture
+def request_(experiment, tmp_path) -> dict[str, Any]:
+    """Of the only worker."""
+    wanted = experiment(*CHANGES)
+    data = prepare(wanted)
+    Run(tmp_path / "run").begin(wanted, data.fingerprint, data.path, {}, {})
+    return {
+        "experiment": wanted.model_dump(mode="json"),
+        "prepared": str(data.path),
+        "run": str(tmp_path / "run"),
+        "rank": 0,
+        "world": 1,
+        "device": "cpu",
+        "threads": 1,
+        "meeting": "",
+    }
+
+
+def never() -> bool:
+    return False
+
+
+def once_it_trains(run: Path, do: Callable[[int], None]) -> threading.Thread:
+    """With the number of the process that trains, in a thread of its own."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            events = read(run / "events.jsonl") if (run / "events.jsonl").exists() else []
+            if sum(event["kind"] == "step" for event in events) > 10:
+                return do(next(event["pid"] for event in reversed(events) if event["kind"] == "start"))
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True  # whoever takes over orphans here does not reap them
+        except OSError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def weights(run: Path) -> bytes:
+    """Of the checkpoint of the last step."""
+    newest = max((run / "checkpoints").glob("step-*"))
+    return (newest / "model.safetensors").read_bytes()
+
+
+def test_a_process_that_is_killed_is_noticed_and_the_next_one_goes_on(server, request_, tmp_path, experiment):
+    run = tmp_path / "run"
+    killed = once_it_trains(run, lambda pid: os.kill(pid, signal.SIGKILL))
+    assert server.run(request_, never) is None
+    killed.join()
+    begin = time.monotonic()
+    found = server.run(request_, never)
+    assert found is not None and found["step"] == max(e["step"] for e in read(run / "events.jsonl") if "step" in e)
+    starts = [event for event in read(run / "events.jsonl") if event["kind"] == "start"]
+    assert len(starts) == 2 and starts[1]["step"] > 0 and starts[0]["pid"] != starts[1]["pid"]
+    assert time.monotonic() - begin < 60
+    alone = fit(experiment(*CHANGES, f"output={tmp_path / 'alone'}")).path
+    assert weights(run) == weights(alone)
+
+
+def test_a_server_that_is_killed_takes_its_process_along_and_is_begun_anew(server, request_, tmp_path):
+    pids: list[int] = []
+
+    def kill(pid: int) -> None:
+        pids.extend([pid, parent(pid)])
+        os.kill(pids[1], signal.SIGKILL)
+
+    killed = once_it_trains(tmp_path / "run", kill)
+    assert server.run(request_, never) is None
+    killed.join()
+    assert all(map(gone, pids))
+    (tmp_path / "run" / STOP).touch()
+    found = server.run(request_, never)
+    assert found is not None and "the state is saved" in found["interrupted"]
+
+
+def test_nobody_trains_on_when_who_asked_has_gone(request_, tmp_path):
+    pids: list[int] = []
+    with ForkServer() as server:
+        asked = threading.Thread(target=lambda: server.run(request_, never), daemon=True)
+        noted = once_it_trains(tmp_path / "run", lambda pid: pids.extend([pid, parent(pid)]))
+        asked.start()
+        noted.join()
+        os.kill(pids[0], signal.SIGSTOP)  # nor one that stands still
+        server._socket.shutdown(2)  # as the end of this process does
+        assert all(map(gone, pids))
+        asked.join()
+
+
+def test_it_is_told_that_its_machine_will_be_taken_away(server, request_, tmp_path):
+    leave = threading.Event()
+    told = once_it_trains(tmp_path / "run", lambda pid: leave.set())
+    found = server.run(request_, leave.is_set)
+    told.join()
+    assert found is not None and "is to be taken away" in found["preempted"]
+
+
+def test_what_goes_wrong_is_an_answer(server, request_):
+    blind = server.run(request_ | {"prepared": "/nowhere"}, never)
+    assert blind is not None and "/nowhere is not to be seen on" in blind["error"]
+    lost = server.run(request_ | {"run": "/proc/nowhere"}, never)
+    assert lost is not None and "/proc/nowhere" in lost["lost"]
