@@ -1,12 +1,12 @@
 """The same step by bigmodel, a hand-written loop and transformers.Trainer in turns, in one process: what each costs.
 
     python benchmarks/steps.py --task image-classification
-    python benchmarks/steps.py --task text-generation --against hand --steps 200
+    python benchmarks/steps.py --task text-generation --against hand --turns 20
 
 A machine that others share is a tenth faster or slower from one minute to the next, which hides a few per cent between
-two processes that run one after the other, as those of tasks.py do. Here the contenders take their steps by turns, all
-of them the same batches: what disturbs one disturbs the next. A turn is a whole step and what its loop does until
-the next one begins; bigmodel's is that of its command, with its log and its events. "hand again" is the hand-written
+two processes that run one after the other, as those of tasks.py do. Here the contenders take ten steps by turns, all of
+them the same batches: what disturbs one disturbs the next. Whole steps count, and what a loop does between two of them;
+bigmodel's is that of its command, with its log and its events. "hand again" is the hand-written
 loop once more: how far from 1 its ratio is tells how much the others' mean. All share what bigmodel sets for a process
 (imports.lighten), which favours the others. The Trainer groups sentences by length in its own way: translation has no
 steps of it that could be compared. One thread: idle ones of one contender would take the core from another.
@@ -15,6 +15,7 @@ steps of it that could be compared. One thread: idle ones of one contender would
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import statistics
 import tempfile
@@ -28,7 +29,8 @@ from tasks import BARS, CONTENDERS, WORK, Job, Parts, experiment, judged
 from training import processor_name
 
 AGAIN = "hand again"
-WARM = 30  # turns that are not counted: all lengths of batches were seen, or nearly all
+BLOCK = 10  # steps in a row: the first one finds its caches full of another contender's numbers
+WARM = 4  # turns that are not counted: most lengths of batches were seen
 
 
 class Enough(BaseException):
@@ -36,19 +38,20 @@ class Enough(BaseException):
 
 
 class Lane:
-    """A contender in a thread of its own. It takes a step when it is told to, and then waits."""
+    """A contender in a thread of its own. It takes BLOCK steps when it is told to, and then waits."""
 
     def __init__(self, train: Callable[[Callable[[], None]], None]) -> None:
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        self._enough = False
+        self._enough, self._steps = False, 0
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=[train], daemon=True)
         self._thread.start()
-        self._done.acquire()
+        self._wait()
 
     def _run(self, train: Callable[[Callable[[], None]], None]) -> None:
         try:
             train(self._pause)
+            raise AssertionError("there were too few steps")
         except Enough:
             pass
         except BaseException as e:
@@ -56,19 +59,25 @@ class Lane:
             self._done.release()
 
     def _pause(self) -> None:
+        self._steps += 1
+        if self._steps % BLOCK != 1:
+            return
         self._done.release()
         self._go.acquire()
         if self._enough:
             raise Enough
 
     def turn(self) -> float:
-        """Seconds."""
+        """Seconds a step."""
         begin = time.perf_counter()
         self._go.release()
+        self._wait()
+        return (time.perf_counter() - begin) / BLOCK
+
+    def _wait(self) -> None:
         self._done.acquire()
         if self._error is not None:
             raise self._error
-        return time.perf_counter() - begin
 
     def end(self) -> None:
         self._enough = True
@@ -116,13 +125,13 @@ def trainer(job: Job, pause: Callable[[], None]) -> None:
 TRAIN = {"bigmodel": bigmodel, "hand": hand, AGAIN: hand, "trainer": trainer}
 
 
-def contest(job: Job, names: list[str], steps: int) -> dict[str, list[float]]:
-    """Seconds of each turn that counts."""
+def contest(job: Job, names: list[str], turns: int) -> dict[str, list[float]]:
+    """Seconds a step, of each turn that counts."""
     lanes = {}
     for name in names:
         lanes[name] = Lane(lambda pause, name=name: TRAIN[name](job, pause))  # type: ignore[misc]
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(WARM + steps):
+    for number in range(WARM + turns):
         for name, lane in lanes.items():
             found = lane.turn()
             if number >= WARM:
@@ -136,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=WORK, required=True)
     parser.add_argument("--against", nargs="*", choices=BARS, default=list(BARS), help="default: all")
-    parser.add_argument("--steps", type=int, default=200, help="that count")
+    parser.add_argument("--turns", type=int, default=30, help="that count")
     parser.add_argument("--rows", type=int, help="training rows; of text-generation, windows")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     asked = parser.parse_args()
@@ -153,13 +162,13 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"Machine: {processor_name()}, one thread of {os.cpu_count()} cores, load {load:.1f} at the start.")
     with tempfile.TemporaryDirectory() as folder:
-        rows = asked.rows or work.rows
-        what = task_data.write(asked.task, Path(folder), rows, 0)
-        epochs = 1 + (WARM + asked.steps) * work.batch_size // rows  # packed, text has fewer windows than asked for
-        job = Job(asked.task, folder, 1, asked.precision, epochs + 1)
+        what = task_data.write(asked.task, Path(folder), asked.rows or work.rows, 0)
+        job = Job(asked.task, folder, 1, asked.precision, epochs=1)
+        epochs = 1 + (WARM + asked.turns) * BLOCK // len(Parts(job).batches)
+        job = dataclasses.replace(job, epochs=epochs + 1)  # nobody comes to an end
         print(f"Data: {what}. Model: {work.model}; batch {work.batch_size}, {asked.precision}.", flush=True)
-        seconds = contest(job, names, asked.steps)
-    print(f"Medians of {asked.steps} turns, load {os.getloadavg()[0]:.1f} at the end.\n")
+        seconds = contest(job, names, asked.turns)
+    print(f"Medians of {asked.turns} turns of {BLOCK} steps, load {os.getloadavg()[0]:.1f} at the end.\n")
     print("| trained by | ms a step | bigmodel's speed is |\n|---|---|---|")
     for name, found in seconds.items():
         ratio = statistics.median(b / a for a, b in zip(seconds["bigmodel"], found, strict=True))

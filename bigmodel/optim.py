@@ -148,16 +148,17 @@ def build(fields: Fields, model: nn.Module, scales: Mapping[str, Scale] | None =
     alike: dict[tuple[bool, Scale], list[tuple[str, nn.Parameter]]] = defaultdict(list)
     for name, p in model.named_parameters():
         if p.requires_grad:
-            alike[p.dim() <= 1, (scales or {}).get(name, Scale())].append((name, p))
+            spared = fields.weight_decay != 0 and p.dim() <= 1
+            alike[spared, (scales or {}).get(name, Scale())].append((name, p))
     groups = [
         {
             "params": params,
             "lr": fields.lr * scale.lr,
             "lr_scale": scale.lr,
             "eps": fields.eps * scale.eps,  # gradient descent does not look
-            "weight_decay": 0.0 if is_vector else fields.weight_decay * scale.weight_decay,
+            "weight_decay": 0.0 if spared else fields.weight_decay * scale.weight_decay,
         }
-        for (is_vector, scale), params in sorted(alike.items(), key=lambda group: group[0][0])
+        for (spared, scale), params in sorted(alike.items(), key=lambda group: group[0][0])
     ]
     if fields.type == "gd":
         return GD(groups, fields.lr, fields.momentum, nesterov=fields.nesterov)

@@ -6,6 +6,7 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -208,11 +209,8 @@ def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
     every = [sample["pixels"].reshape(-1, height, width) for sample in samples]
     if len({len(pixels) for pixels in every}) > 1:
         every = [np.broadcast_to(pixels, (3, height, width)) for pixels in every]
-    mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
-    if not processor.do_normalize:
-        mean, std = torch.zeros(3), torch.ones(3)
-    scale = processor.rescale_factor if processor.do_rescale else 1.0
-    factor, shift = (scale / std).view(3, 1, 1), (-mean / std).view(3, 1, 1)
+    normal = (tuple(processor.image_mean), tuple(processor.image_std)) if processor.do_normalize else ()
+    factor, shift = _scaling(processor.rescale_factor if processor.do_rescale else 1.0, *normal)
     pixels = torch.from_numpy(np.stack(every)).float()  # (B, 1 or 3, H, W)
     batch = {"pixel_values": torch.addcmul(shift, pixels, factor)}
     for name in ("labels", "others"):
@@ -221,6 +219,17 @@ def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
     if "shares" in samples[0]:
         batch["shares"] = torch.tensor([sample["shares"] for sample in samples], dtype=torch.float32)
     return batch
+
+
+@cache
+def _scaling(
+    scale: float, means: tuple[float, ...] = (0.0,) * 3, stds: tuple[float, ...] = (1.0,) * 3
+) -> tuple[Tensor, Tensor]:
+    """What the pixels of each channel are multiplied with, and what is added then; (3, 1, 1) each."""
+    import torch
+
+    mean, std = torch.tensor(means), torch.tensor(stds)
+    return (scale / std).view(3, 1, 1), (-mean / std).view(3, 1, 1)
 
 
 def num_targets(batch: Mapping[str, Tensor]) -> int:

@@ -44,7 +44,7 @@ class ForkServer:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__], stdin=theirs, env=os.environ | {"PYTHONPATH": paths}
+                [sys.executable, "-m", __name__], stdin=theirs.fileno(), env=os.environ | {"PYTHONPATH": paths}
             )
 
     def run(self, request: dict[str, Any], leaves: Callable[[], bool]) -> dict[str, Any] | None:
@@ -114,8 +114,8 @@ def _forked(train: Callable[..., dict[str, Any]], request: dict[str, Any], asks:
         if leave:
             os.kill(child, signal.SIGUSR1)
             leave = False
-        ready, _, _ = select.select([answers, asks], [], [])
-        if asks in ready:
+        ready, _, _ = select.select([answers, asks.fileno()], [], [])
+        if asks.fileno() in ready:
             leave = bool(asks.recv(65_536))
             if not leave:
                 os.kill(child, signal.SIGKILL)

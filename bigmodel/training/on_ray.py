@@ -96,6 +96,13 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
         "threads": scaling["threads"],
         "device": "cuda:0" if scaling["use_gpu"] else "cpu",  # of those that Ray lets a worker see
     }
+    run_config: Any = RunConfig(
+        name=f"{run.name}-{time.time_ns()}",  # ours are the checkpoints: Ray has nothing to resume
+        storage_path=str(run / "ray"),
+        failure_config=FailureConfig(max_failures=train.retries, controller_failure_limit=-1),
+        callbacks=[_notes(run), cluster.patience(WAIT_S)],
+        logging_config=LoggingConfig(log_level="WARNING"),
+    )
     trainer = DataParallelTrainer(
         _work,
         train_loop_config=config,
@@ -105,13 +112,7 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
             resources_per_worker=scaling["resources_per_worker"],
             elastic_resize_monitor_interval_s=GROW_S,
         ),
-        run_config=RunConfig(
-            name=f"{run.name}-{time.time_ns()}",  # ours are the checkpoints: Ray has nothing to resume
-            storage_path=str(run / "ray"),
-            failure_config=FailureConfig(max_failures=train.retries, controller_failure_limit=-1),
-            callbacks=[_notes(run), cluster.patience(WAIT_S)],
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
+        run_config=run_config,
     )
     try:
         result: dict[str, Any] = vars(cluster.lighter(trainer).fit())["return_value"]
@@ -146,7 +147,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
         while True:
             plan = broadcast_from_rank_zero(_plan(config, failures) if rank == 0 else None)
             if "error" in plan:
-                return plan
+                return dict(plan)
             decided = _decided(run)
             found = server.run(request | plan, cluster.leaving)
             if found is not None and "lost" not in found:

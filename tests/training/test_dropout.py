@@ -67,3 +67,11 @@ def test_a_module_uses_it_inside_and_torchs_own_outside():
         assert torch.equal(module(x), first)
     torch.manual_seed(0)
     assert not torch.equal(module(x), first)
+
+
+def test_afterwards_torch_drops_again():
+    usual = functional.dropout
+    with pytest.raises(ZeroDivisionError), BulkDropout(5):
+        assert functional.dropout is not usual
+        raise ZeroDivisionError
+    assert functional.dropout is usual
