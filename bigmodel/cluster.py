@@ -28,7 +28,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon a lost worker, and the end, is noticed
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # how long workers are waited for that have no room any more
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "30",  # for workers that have lost one of them to wait for one that stands still
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "60",  # for workers that have lost one of them to wait for one that stands still
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }

@@ -7,6 +7,7 @@ JSON on a socket, whose end tells each side that the other one has died.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -16,14 +17,17 @@ import socket
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from bigmodel.imports import lighten
 
-LOOK_S = 0.25  # between two looks whether the machine is to be left
-LEAVE = b"leave\n"
+LOOK_S = 0.25  # between two looks at what happens elsewhere
+KILL_S = 5.0  # for a server to end
+PR_SET_PDEATHSIG = 1  # prctl(2)
+LEAVE, END = b"l", b"e"  # what may follow a request
 
 
 class ForkServer:
@@ -37,25 +41,32 @@ class ForkServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close()  # it ends, and who trains for it
-        self._process.wait()
+        try:
+            self._process.wait(KILL_S)
+        except subprocess.TimeoutExpired:  # it stands still
+            self._process.kill()
+            self._process.wait()
 
     def _start(self) -> None:
         paths = os.pathsep.join(path for path in sys.path if path)  # Ray brings a job's own modules so
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__], stdin=theirs.fileno(), env=os.environ | {"PYTHONPATH": paths}
+                [sys.executable, "-P", "-m", __name__], stdin=theirs.fileno(), env=os.environ | {"PYTHONPATH": paths}
             )
 
-    def run(self, request: dict[str, Any], leaves: Callable[[], bool]) -> dict[str, Any] | None:
-        """What `member.train(**request)` returns in a process of its own; None if that process died. It gets SIGUSR1 as
-        soon as `leaves` says so."""
+    def run(
+        self, request: dict[str, Any], leaves: Callable[[], bool], ends: Callable[[], bool]
+    ) -> dict[str, Any] | None:
+        """What `member.train(**request)` returns in a process of its own; None if that process died. It learns it when
+        `leaves` says that its machine will be taken away, and is killed when `ends` says so."""
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
-            answer, told = b"", False
+            answer, left = b"", {LEAVE: leaves, END: ends}
             while not answer.endswith(b"\n"):
-                if not told and (told := leaves()):
-                    self._socket.sendall(LEAVE)
+                for word in [word for word, happened in left.items() if happened()]:
+                    self._socket.sendall(word)
+                    del left[word]
                 if select.select([self._socket], [], [], LOOK_S)[0]:
                     answer += self._socket.recv(65_536) or _gone()
         except ConnectionError:  # the server itself was killed
@@ -81,8 +92,8 @@ def serve(asks: socket.socket) -> None:
 
     gc.freeze()  # no collection touches, and so copies, what is shared
     while line := _line(asks):
-        request, _, more = line.partition(b"\n")
-        answer = _forked(member.train, json.loads(request), asks, leave=bool(more))
+        request, _, words = line.lstrip(LEAVE + END).partition(b"\n")  # those that crossed the last answer
+        answer = _forked(member.train, json.loads(request), asks, words)
         asks.sendall((answer or b"null") + b"\n")
 
 
@@ -97,27 +108,30 @@ def _line(asks: socket.socket) -> bytes:
     return line
 
 
-def _forked(train: Callable[..., dict[str, Any]], request: dict[str, Any], asks: socket.socket, leave: bool) -> bytes:
+def _forked(train: Callable[..., dict[str, Any]], request: dict[str, Any], asks: socket.socket, words: bytes) -> bytes:
     """The answer of a process forked for the request; nothing if it died. Where nobody asks any more, its end and this
     one's."""
     answers, tells = os.pipe()
     alive, lives = os.pipe()
     child = os.fork()
     if not child:
-        for handle in (asks.fileno(), answers, lives):
+        os.dup2(os.open(os.devnull, os.O_RDONLY), asks.fileno())
+        for handle in (answers, lives):
             os.close(handle)
         _train(train, request, tells, alive)
     for handle in (tells, alive):
         os.close(handle)
     answer, open_ = b"", True
     while open_:
-        if leave:
-            os.kill(child, signal.SIGUSR1)
-            leave = False
+        if LEAVE in words:
+            os.write(lives, LEAVE)
+        if END in words:
+            os.kill(child, signal.SIGKILL)
+        words = b""
         ready, _, _ = select.select([answers, asks.fileno()], [], [])
         if asks.fileno() in ready:
-            leave = bool(asks.recv(65_536))
-            if not leave:
+            words = asks.recv(65_536)
+            if not words:
                 os.kill(child, signal.SIGKILL)
                 sys.exit()
         if answers in ready:
@@ -131,21 +145,27 @@ def _forked(train: Callable[..., dict[str, Any]], request: dict[str, Any], asks:
 
 def _train(train: Callable[..., dict[str, Any]], request: dict[str, Any], tells: int, alive: int) -> None:
     """In the process that was forked: it ends here."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # also where it stands still
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_end_with, args=[alive], daemon=True).start()
+    leaving = threading.Event()
+    threading.Thread(target=_listen, args=[alive, leaving], daemon=True).start()
     try:
-        answer = json.dumps(train(**request)).encode()
+        answer = json.dumps(train(**request, leaves=leaving.is_set)).encode()
         while answer:
             answer = answer[os.write(tells, answer) :]
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
 
-def _end_with(alive: int) -> None:
-    """As soon as the server has died, which holds the other end of the pipe."""
-    os.read(alive, 1)
+def _listen(alive: int, leaving: threading.Event) -> None:
+    """The machine will be taken away, or the server, which holds the other end of the pipe, has died."""
+    while os.read(alive, 1):
+        leaving.set()
     os._exit(1)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
-import signal
-import threading
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,23 +21,33 @@ SHARED = "the output folder and data.cache must lie on storage that all nodes of
 
 
 def train(
-    experiment: dict[str, Any], prepared: str, run: str, rank: int, world: int, device: str, threads: int, meeting: str
+    experiment: dict[str, Any],
+    prepared: str,
+    run: str,
+    rank: int,
+    world: int,
+    device: str,
+    threads: int,
+    host: str,
+    port: int,
+    leaves: Callable[[], bool],
 ) -> dict[str, Any]:
-    """`loop.train` of this worker, which meets the others at `meeting` (host:port of the first one). -> what it found,
-    or `error`, `interrupted`, `preempted`, each with what is said about it, which are answers, or `lost` with why
-    this worker has to begin anew with the others. SIGUSR1 tells it that a machine will be taken away."""
-    leaving = threading.Event()
-    signal.signal(signal.SIGUSR1, lambda number, frame: leaving.set())
-    wanted = Experiment.model_validate(experiment)
+    """`loop.train` of this worker, which meets the others at the first one's host and port. -> what it found, or
+    `error`, `interrupted`, `preempted`, each with what is said about it, which are answers, or `lost` with why this
+    worker has to begin anew with the others."""
     try:
+        wanted = Experiment.model_validate(experiment)
         if world > 1:
-            backend = "gloo" if device == "cpu" else "nccl"
             timeout = timedelta(seconds=wanted.train.timeout)
-            dist.init_process_group(backend, f"tcp://{meeting}", timeout, world_size=world, rank=rank)
+            store = dist.TCPStore(host, port, world, rank == 0, timeout)  # type: ignore[attr-defined]
+            dist.init_process_group("gloo" if device == "cpu" else "nccl", None, timeout, world, rank, store)
         if blind := _without(Path(prepared), rank, world):
             return {"error": f"{prepared} is not to be seen on {', '.join(blind)}: {SHARED}"}
-        worker = Worker(rank, world, device, threads, ray=True, leaves=leaving.is_set)
-        return loop.train(wanted, Path(prepared), Path(run), worker, lambda event: None)
+        worker = Worker(rank, world, device, threads, ray=True, leaves=leaves)
+        found = loop.train(wanted, Path(prepared), Path(run), worker, lambda event: None)
+        if world > 1 and device != "cpu":
+            dist.destroy_process_group()  # NCCL may still be sending
+        return found
     except (TrainingError, ConfigError) as e:  # a loss that is not a number would be so again
         return {"error": str(e)}
     except Preempted as e:

@@ -9,6 +9,7 @@ no metrics without a checkpoint. What is heavy, the processes that train import 
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import time
@@ -24,6 +25,8 @@ from bigmodel.training.forkserver import ForkServer
 from bigmodel.training.run import Run
 
 WAIT_S = 240  # for room for the workers, once it has been taken away
+NOTICE_S = 5.0  # for a process to notice by itself that another one is lost, and to end what it is saving
+PEER = ("by peer", "Connection closed")  # gloo's and NCCL's words for another one that is lost
 GROW_S = 30.0  # between two looks whether there is room for more of them
 
 
@@ -94,7 +97,7 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
         "prepared": str(prepared),
         "run": str(run),
         "threads": scaling["threads"],
-        "device": "cuda:0" if scaling["use_gpu"] else "cpu",  # of those that Ray lets a worker see
+        "device": "cuda" if scaling["use_gpu"] else "cpu",
     }
     run_config: Any = RunConfig(
         name=f"{run.name}-{time.time_ns()}",  # ours are the checkpoints: Ray has nothing to resume
@@ -137,30 +140,73 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     or `train.retries` are used up. -> what the process found, or `error`, `interrupted`, `preempted` with what is said
     about it."""
     from ray import train
-    from ray.train.collective import barrier, broadcast_from_rank_zero
+    from ray.train.collective import broadcast_from_rank_zero
 
     context = train.get_context()
     rank, world, run = context.get_world_rank(), context.get_world_size(), Path(config["run"])
-    request = config | {"rank": rank, "world": world}
+    request = config | {"rank": rank, "world": world, "device": _device(config["device"])}
     failures = 0
     with ForkServer() as server:
         while True:
             plan = broadcast_from_rank_zero(_plan(config, failures) if rank == 0 else None)
             if "error" in plan:
                 return dict(plan)
-            decided = _decided(run)
-            found = server.run(request | plan, cluster.leaving)
+            decided, others = _decided(run), Others(run, plan["port"])
+            found = server.run(request | plan, cluster.leaving, others.are_lost)
             if found is not None and "lost" not in found:
                 if "preempted" in found and rank == 0:
                     setback.note(run, found["preempted"])
                 return found
-            if found is None:
-                setback.note(run, f"worker {rank} died")
-            barrier()  # one that stands still comes too late: it is Ray's to begin anew then
+            why = "died" if found is None else found["lost"]
+            if not others.known and not any(each in why for each in PEER):
+                setback.note(run, f"worker {rank} {why}" if found is None else f"worker {rank}: {why}")
+            others.tell()
+            _meet()
             if rank == 0:
-                if found is not None and not setback.noted(run):
-                    setback.note(run, _in_plain_words(rank, found["lost"]))
+                if not setback.noted(run):
+                    setback.note(run, _in_plain_words(rank, why))
                 failures += _decided(run) == decided  # what was decided, as smaller micro-batches, is no failure
+
+
+class Others:
+    """Of one meeting of the workers: whether one of them has lost its process. A file says so, in the folder that all
+    see; those that wait for that one, in a sum of gradients or anywhere else, need not notice by themselves."""
+
+    def __init__(self, run: Path, port: int) -> None:
+        self._file = run / "ray" / f"lost-{port}"
+        self._since = 0.0
+        self.known = False
+        """So long that a process that goes on is to be ended."""
+
+    def tell(self) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.touch()
+
+    def are_lost(self) -> bool:
+        if self._file.exists():
+            self._since = self._since or time.monotonic()
+            self.known = time.monotonic() - self._since > NOTICE_S
+        return self.known
+
+
+def _meet() -> None:
+    from ray.train.collective import barrier
+
+    try:
+        barrier()
+    except Exception as e:
+        raise RuntimeError("another worker did not come back") from e
+
+
+def _device(kind: str) -> str:
+    """The GPU that Ray has given to this worker, by its number among those that it sees."""
+    if kind == "cpu":
+        return kind
+    import ray
+
+    own = str(ray.get_gpu_ids()[0])
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return f"cuda:{seen.index(own) if own in seen else own}"
 
 
 def _plan(config: dict[str, Any], failures: int) -> dict[str, Any]:
@@ -172,11 +218,13 @@ def _plan(config: dict[str, Any], failures: int) -> dict[str, Any]:
         return {"error": f"training failed {failures} times; the last checkpoint stays: {what}"}
     with socket.socket() as free:
         free.bind(("", 0))
-        return {"meeting": f"{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"}
+        return {"host": ray.util.get_node_ip_address(), "port": free.getsockname()[1]}
 
 
-def _decided(run: Path) -> Any:
-    return Run(run).info.get("decisions")
+def _decided(run: Path) -> list[Any]:
+    """What a process leaves behind that ended to begin anew with it."""
+    made = Run(run).info.get("decisions", {})
+    return [made.get("healing"), made.get("nondeterministic")]
 
 
 def _notes(run: Path) -> Any:
@@ -185,7 +233,9 @@ def _notes(run: Path) -> Any:
 
     class Notes(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            setback.note(run, _befallen(worker_exceptions))
+            why = _befallen(worker_exceptions)
+            if not ("did not come back" in why and setback.noted(run)):
+                setback.note(run, why)
 
     return Notes()
 
@@ -202,6 +252,6 @@ def _befallen(failures: dict[int, Exception]) -> str:
 
 
 def _in_plain_words(rank: int, what: str) -> str:
-    if "by peer" in what:  # gloo's and NCCL's words: the connection was reset, or closed
+    if any(each in what for each in PEER):  # gloo's and NCCL's words: the connection was reset, or closed
         return f"worker {rank} lost the connection to another one, which died, or its node did"
     return f"worker {rank}: {what}"

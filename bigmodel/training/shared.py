@@ -21,9 +21,10 @@ class SharedGradients:
         if worker.world > 1:
             devices = [worker.device] if worker.device != "cpu" else None
             change = any(getattr(module, "track_running_stats", False) for module in trainer.model.modules())
-            self._model = DistributedDataParallel(
-                trainer.model, devices, broadcast_buffers=change, gradient_as_bucket_view=True
-            )
+            if not change:  # else the first worker's would be sent before each forward pass
+                constant = [name for name, _ in trainer.model.named_buffers()]
+                DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(trainer.model, constant)
+            self._model = DistributedDataParallel(trainer.model, devices, gradient_as_bucket_view=True)
 
     def cut(self, ids: Ids, step: int) -> list[Ids]:
         pieces: list[Ids] = self._trainer.pieces(ids, step)

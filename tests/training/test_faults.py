@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Cluster, cluster, end
+from cluster import Cluster, Process, cluster, end, processes_of, running, said
 from conftest import write_reviews
 from job import Job, named
 from training.test_interruption import sha256, steps
@@ -90,6 +90,11 @@ def on_both(it: Job) -> dict[str, Any]:
     return start
 
 
+def that_train(it: Cluster) -> list[Process]:
+    """Processes, and the servers that forked them."""
+    return [process for process in processes_of(it) if "bigmodel.training.forkserver" in said(process)]
+
+
 def other_node(it: Cluster) -> str:
     """The one that is not the head."""
     told = it.get("/nodes?view=summary")["data"]["summary"]  # type: ignore[index]
@@ -129,6 +134,36 @@ def test_a_killed_worker(nodes, job, unbroken):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_a_killed_worker_of_rays(nodes, job, unbroken):
+    """With the process that trains for it, and the server of that one."""
+    it, first = on_two(nodes, job)
+    end(named(nodes, "RayTrainWorker")[0])
+    second = it.wait_for_another(first)
+    assert second["workers"] == 2 and second["again"] <= EVERY + 10 and "died" in second["after"]
+    it.to_its_end()
+    assert same(it, unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_process_that_stands_still(nodes, job, unbroken):
+    with_nodes(nodes, 2)
+    it = job("train.workers=2", "train.timeout=15")
+    first = it.wait_for_step(50)
+    [other] = [p for p in that_train(nodes) if not children(p) and p.pid != first["pid"]]
+    os.kill(other.pid, signal.SIGSTOP)
+    second = it.wait_for_another(first)
+    assert second["workers"] == 2 and second["again"] <= EVERY + 10 and second["after"]
+    it.to_its_end()
+    assert same(it, unbroken)
+
+
+def children(process: Process) -> list[Process]:
+    return [each for each, parent in running().items() if parent == process.pid]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_killed_controller(nodes, job, unbroken):
     it, first = on_two(nodes, job)
     for controller in named(nodes, "TrainController"):
@@ -157,7 +192,7 @@ def test_a_node_that_will_be_taken_away_is_left_in_time(nodes, job, unbroken):
     with_nodes(nodes, 2)
     it = job("train.workers=1..2")
     both = on_both(it)
-    workers = named(nodes, "RayTrainWorker")
+    workers = [*named(nodes, "RayTrainWorker"), *that_train(nodes)]
     for worker in workers:
         os.kill(worker.pid, signal.SIGSTOP)  # till the notice is there
     node = other_node(nodes)

@@ -39,7 +39,8 @@ def request_(experiment, tmp_path) -> dict[str, Any]:
         "world": 1,
         "device": "cpu",
         "threads": 1,
-        "meeting": "",
+        "host": "127.0.0.1",
+        "port": 1,
     }
 
 
@@ -47,7 +48,7 @@ def never() -> bool:
     return False
 
 
-def once_it_trains(run: Path, do: Callable[[int], None]) -> threading.Thread:
+def once_it_trains(run: Path, do: Callable[[int], object]) -> threading.Thread:
     """With the number of the process that trains, in a thread of its own."""
 
     def wait() -> None:
@@ -55,7 +56,8 @@ def once_it_trains(run: Path, do: Callable[[int], None]) -> threading.Thread:
         while time.monotonic() < deadline:
             events = read(run / "events.jsonl") if (run / "events.jsonl").exists() else []
             if sum(event["kind"] == "step" for event in events) > 10:
-                return do(next(event["pid"] for event in reversed(events) if event["kind"] == "start"))
+                do(next(event["pid"] for event in reversed(events) if event["kind"] == "start"))
+                return
             time.sleep(0.01)
 
     thread = threading.Thread(target=wait)
@@ -88,10 +90,10 @@ def weights(run: Path) -> bytes:
 def test_a_process_that_is_killed_is_noticed_and_the_next_one_goes_on(server, request_, tmp_path, experiment):
     run = tmp_path / "run"
     killed = once_it_trains(run, lambda pid: os.kill(pid, signal.SIGKILL))
-    assert server.run(request_, never) is None
+    assert server.run(request_, never, never) is None
     killed.join()
     begin = time.monotonic()
-    found = server.run(request_, never)
+    found = server.run(request_, never, never)
     assert found is not None and found["step"] == max(e["step"] for e in read(run / "events.jsonl") if "step" in e)
     starts = [event for event in read(run / "events.jsonl") if event["kind"] == "start"]
     assert len(starts) == 2 and starts[1]["step"] > 0 and starts[0]["pid"] != starts[1]["pid"]
@@ -108,18 +110,18 @@ def test_a_server_that_is_killed_takes_its_process_along_and_is_begun_anew(serve
         os.kill(pids[1], signal.SIGKILL)
 
     killed = once_it_trains(tmp_path / "run", kill)
-    assert server.run(request_, never) is None
+    assert server.run(request_, never, never) is None
     killed.join()
     assert all(map(gone, pids))
     (tmp_path / "run" / STOP).touch()
-    found = server.run(request_, never)
+    found = server.run(request_, never, never)
     assert found is not None and "the state is saved" in found["interrupted"]
 
 
 def test_nobody_trains_on_when_who_asked_has_gone(request_, tmp_path):
     pids: list[int] = []
     with ForkServer() as server:
-        asked = threading.Thread(target=lambda: server.run(request_, never), daemon=True)
+        asked = threading.Thread(target=lambda: server.run(request_, never, never), daemon=True)
         noted = once_it_trains(tmp_path / "run", lambda pid: pids.extend([pid, parent(pid)]))
         asked.start()
         noted.join()
@@ -132,13 +134,26 @@ def test_nobody_trains_on_when_who_asked_has_gone(request_, tmp_path):
 def test_it_is_told_that_its_machine_will_be_taken_away(server, request_, tmp_path):
     leave = threading.Event()
     told = once_it_trains(tmp_path / "run", lambda pid: leave.set())
-    found = server.run(request_, leave.is_set)
+    found = server.run(request_, leave.is_set, never)
     told.join()
     assert found is not None and "is to be taken away" in found["preempted"]
 
 
+def test_a_notice_before_it_is_there_is_not_lost(request_):
+    with ForkServer() as server:
+        found = server.run(request_, lambda: True, never)
+    assert found is not None and "is to be taken away" in found["preempted"]
+
+
+def test_it_is_ended_where_another_worker_is_lost(server, request_, tmp_path):
+    lost = threading.Event()
+    told = once_it_trains(tmp_path / "run", lambda pid: (os.kill(pid, signal.SIGSTOP), lost.set()))
+    assert server.run(request_, never, lost.is_set) is None
+    told.join()
+
+
 def test_what_goes_wrong_is_an_answer(server, request_):
-    blind = server.run(request_ | {"prepared": "/nowhere"}, never)
+    blind = server.run(request_ | {"prepared": "/nowhere"}, never, never)
     assert blind is not None and "/nowhere is not to be seen on" in blind["error"]
-    lost = server.run(request_ | {"run": "/proc/nowhere"}, never)
+    lost = server.run(request_ | {"run": "/proc/nowhere"}, never, never)
     assert lost is not None and "/proc/nowhere" in lost["lost"]
