@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Cluster, Process, cluster, end, processes_of, running, said
+from cluster import Cluster, Process, cluster, end, processes_of, running
 from conftest import write_reviews
 from job import Job, named
 from training.test_interruption import sha256, steps
@@ -92,7 +92,8 @@ def on_both(it: Job) -> dict[str, Any]:
 
 def that_train(it: Cluster) -> list[Process]:
     """Processes, and the servers that forked them."""
-    return [process for process in processes_of(it) if "bigmodel.training.forkserver" in said(process)]
+    commands = {process: Path(f"/proc/{process.pid}/cmdline") for process in processes_of(it)}
+    return [process for process, command in commands.items() if b"bigmodel.training.forkserver" in command.read_bytes()]
 
 
 def other_node(it: Cluster) -> str:
