@@ -276,7 +276,7 @@ class TrainConfig(Section):
     bucket: PositiveInt = 50
     """Batches in one window that is sorted by length; 1 leaves the order purely random."""
     retries: Count = 3
-    """How often Ray Train restarts the workers after a failure, from the last checkpoint."""
+    """How often the workers begin anew after a failure, from the last checkpoint."""
     heal: Count = 3
     """How many batches may be passed over whose loss or gradient is no number: the run goes back to the last
     checkpoint, names the rows, and goes on without them. 0 ends the run at the first."""

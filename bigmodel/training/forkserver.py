@@ -19,6 +19,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -40,7 +41,11 @@ class ForkServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._socket.close()  # it ends, and who trains for it
+        self._end()
+
+    def _end(self) -> None:
+        """Of the server, and of who trains for it."""
+        self._socket.close()
         try:
             self._process.wait(KILL_S)
         except subprocess.TimeoutExpired:  # it stands still
@@ -68,17 +73,16 @@ class ForkServer:
                     self._socket.sendall(word)
                     del left[word]
                 if select.select([self._socket], [], [], LOOK_S)[0]:
-                    answer += self._socket.recv(65_536) or _gone()
+                    got = self._socket.recv(65_536)
+                    if not got:
+                        raise ConnectionResetError
+                    answer += got
         except ConnectionError:  # the server itself was killed
-            self.__exit__(None, None, None)
+            self._end()
             self._start()
             return None
         found: dict[str, Any] | None = json.loads(answer)
         return found
-
-
-def _gone() -> bytes:
-    raise ConnectionResetError
 
 
 # ---- the process itself
@@ -86,6 +90,7 @@ def _gone() -> bytes:
 
 def serve(asks: socket.socket) -> None:
     """Answer one request after the other until nobody asks any more."""
+    _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # that of a terminal is meant for who asks
     lighten()
     from bigmodel.training import member
@@ -124,7 +129,8 @@ def _forked(train: Callable[..., dict[str, Any]], request: dict[str, Any], asks:
     answer, open_ = b"", True
     while open_:
         if LEAVE in words:
-            os.write(lives, LEAVE)
+            with suppress(BrokenPipeError):  # it has just ended
+                os.write(lives, LEAVE)
         if END in words:
             os.kill(child, signal.SIGKILL)
         words = b""
@@ -145,8 +151,7 @@ def _forked(train: Callable[..., dict[str, Any]], request: dict[str, Any], asks:
 
 def _train(train: Callable[..., dict[str, Any]], request: dict[str, Any], tells: int, alive: int) -> None:
     """In the process that was forked: it ends here."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # also where it stands still
+    _die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     leaving = threading.Event()
     threading.Thread(target=_listen, args=[alive, leaving], daemon=True).start()
@@ -160,6 +165,12 @@ def _train(train: Callable[..., dict[str, Any]], request: dict[str, Any], tells:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """Also where this process stands still; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _listen(alive: int, leaving: threading.Event) -> None:

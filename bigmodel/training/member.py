@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from bigmodel.errors import ConfigError, Interrupted, Preempted, TrainingError, last_line
@@ -38,6 +39,8 @@ def train(
     try:
         wanted = Experiment.model_validate(experiment)
         if world > 1:
+            if device != "cpu":
+                torch.cuda.set_device(device)
             timeout = timedelta(seconds=wanted.train.timeout)
             store = dist.TCPStore(host, port, world, rank == 0, timeout)  # type: ignore[attr-defined]
             dist.init_process_group("gloo" if device == "cpu" else "nccl", None, timeout, world, rank, store)
@@ -45,19 +48,19 @@ def train(
             return {"error": f"{prepared} is not to be seen on {', '.join(blind)}: {SHARED}"}
         worker = Worker(rank, world, device, threads, ray=True, leaves=leaves)
         found = loop.train(wanted, Path(prepared), Path(run), worker, lambda event: None)
-        if world > 1 and device != "cpu":
-            dist.destroy_process_group()  # NCCL may still be sending
-        return found
     except (TrainingError, ConfigError) as e:  # a loss that is not a number would be so again
         return {"error": str(e)}
     except Preempted as e:
-        return {"preempted": str(e)}
+        found = {"preempted": str(e)}
     except Interrupted as e:
         asked = (Path(run) / STOP).exists()  # else it was a signal to this worker alone
-        return {"interrupted" if asked else "lost": str(e)}
+        found = {"interrupted" if asked else "lost": str(e)}
     except BaseException as e:
         traceback.print_exc()
         return {"lost": last_line(e)}
+    if world > 1 and device != "cpu" and "lost" not in found:
+        dist.destroy_process_group()  # NCCL may still be sending
+    return found
 
 
 def _without(path: Path, rank: int, world: int) -> list[str]:

@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from bigmodel.training.forkserver import ForkServer
 from bigmodel.training.run import Run
 
 WAIT_S = 240  # for room for the workers, once it has been taken away
-NOTICE_S = 5.0  # for a process to notice by itself that another one is lost, and to end what it is saving
-PEER = ("by peer", "Connection closed")  # gloo's and NCCL's words for another one that is lost
+NOTICE_S = 20.0  # for a process to notice by itself that another one is lost, and to end what it is saving
+PEER = ("by peer", "onnection closed", "likely closed", "Broken pipe")  # gloo's, NCCL's and the store's words
+FOLLOWED = "lost the connection to another one, which died, or its node did"
 GROW_S = 30.0  # between two looks whether there is room for more of them
 
 
@@ -145,27 +147,28 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     context = train.get_context()
     rank, world, run = context.get_world_rank(), context.get_world_size(), Path(config["run"])
     request = config | {"rank": rank, "world": world, "device": _device(config["device"])}
-    failures = 0
+    failures, why = 0, ""
     with ForkServer() as server:
         while True:
-            plan = broadcast_from_rank_zero(_plan(config, failures) if rank == 0 else None)
+            plan = broadcast_from_rank_zero(_plan(config, failures, why) if rank == 0 else None)
             if "error" in plan:
                 return dict(plan)
-            decided, others = _decided(run), Others(run, plan["port"])
+            cut, others = _cut(run), Others(run, plan["port"])
             found = server.run(request | plan, cluster.leaving, others.are_lost)
             if found is not None and "lost" not in found:
                 if "preempted" in found and rank == 0:
                     setback.note(run, found["preempted"])
                 return found
-            why = "died" if found is None else found["lost"]
-            if not others.known and not any(each in why for each in PEER):
-                setback.note(run, f"worker {rank} {why}" if found is None else f"worker {rank}: {why}")
+            why = _in_plain_words(rank, found["lost"]) if found else f"worker {rank} died"
+            if others.known:
+                why = "another worker was lost"
+            elif not others.told() and not why.endswith(FOLLOWED):
+                setback.note(run, why)
             others.tell()
             _meet()
-            if rank == 0:
-                if not setback.noted(run):
-                    setback.note(run, _in_plain_words(rank, why))
-                failures += _decided(run) == decided  # what was decided, as smaller micro-batches, is no failure
+            if rank == 0 and not setback.noted(run):
+                setback.note(run, why)
+            failures += _cut(run) == cut  # to begin anew with smaller micro-batches is no failure
 
 
 class Others:
@@ -176,14 +179,18 @@ class Others:
         self._file = run / "ray" / f"lost-{port}"
         self._since = 0.0
         self.known = False
-        """So long that a process that goes on is to be ended."""
+        """For so long that a process that still goes on is ended."""
 
     def tell(self) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.touch()
+        with suppress(OSError):  # a full disk: they have to notice by themselves
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.touch()
+
+    def told(self) -> bool:
+        return self._file.exists()
 
     def are_lost(self) -> bool:
-        if self._file.exists():
+        if self.told():
             self._since = self._since or time.monotonic()
             self.known = time.monotonic() - self._since > NOTICE_S
         return self.known
@@ -209,22 +216,22 @@ def _device(kind: str) -> str:
     return f"cuda:{seen.index(own) if own in seen else own}"
 
 
-def _plan(config: dict[str, Any], failures: int) -> dict[str, Any]:
+def _plan(config: dict[str, Any], failures: int, why: str) -> dict[str, Any]:
     """Where the workers meet next, or why they do not."""
     import ray
 
     if failures > config["experiment"]["train"]["retries"]:
-        what = setback.taken(Path(config["run"]))
+        what = setback.taken(Path(config["run"])) or why
         return {"error": f"training failed {failures} times; the last checkpoint stays: {what}"}
     with socket.socket() as free:
         free.bind(("", 0))
         return {"host": ray.util.get_node_ip_address(), "port": free.getsockname()[1]}
 
 
-def _decided(run: Path) -> list[Any]:
-    """What a process leaves behind that ended to begin anew with it."""
+def _cut(run: Path) -> list[Any]:
+    """The decisions that a process leaves behind which ended to have all begin anew with them."""
     made = Run(run).info.get("decisions", {})
-    return [made.get("healing"), made.get("nondeterministic")]
+    return [made.get("nondeterministic"), *(each for each in made.get("healing", []) if each["what"] == "accumulate")]
 
 
 def _notes(run: Path) -> Any:
@@ -253,5 +260,5 @@ def _befallen(failures: dict[int, Exception]) -> str:
 
 def _in_plain_words(rank: int, what: str) -> str:
     if any(each in what for each in PEER):  # gloo's and NCCL's words: the connection was reset, or closed
-        return f"worker {rank} lost the connection to another one, which died, or its node did"
+        return f"worker {rank} {FOLLOWED}"
     return f"worker {rank}: {what}"

@@ -1,10 +1,12 @@
 """Why a run is to go on from a checkpoint: noted in its folder by whoever noticed, told by the worker that goes on.
 
-The one that notices, Ray Train's controller or the command, does not write events; the one that does is dead.
+The one that notices, a worker, Ray Train's controller or the command, does not write events; the one that does is dead.
 """
 
 from __future__ import annotations
 
+import os
+import platform
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +16,7 @@ SETBACK = "setback.txt"
 
 
 def note(run: Path, why: str) -> None:
-    part = run / f"{SETBACK}.part"
+    part = run / f"{SETBACK}.{platform.node()}-{os.getpid()}"  # several may have something to note
     with suppress(OSError):  # it may be that the disk is full
         part.write_text(why, "utf-8")
         part.replace(run / SETBACK)
