@@ -8,8 +8,8 @@ each: the seconds from the kill to the next step and how they part, the steps do
 of the run alone, and whether the weights have its SHA-256. Exit code 1 if any have not.
 
 The parts: until a new worker process starts (the loss is noticed, room is found), until that process has written its
-`start` (it imports, unless it was forked; the workers meet, the checkpoint is read), and until its first step. `cpu` are
-the seconds of processor time that its first worker had used by then: on a busy machine they say more than the clock.
+`start` (it imports, unless it was forked; the workers meet, the checkpoint is read), and until its first step. `cpu`
+are the seconds of processor time that its first worker had used by then: on a busy machine they say more than a clock.
 """
 
 from __future__ import annotations
