@@ -6,10 +6,10 @@
 A machine that others share is a tenth faster or slower from one minute to the next, which hides a few per cent between
 two processes that run one after the other, as those of tasks.py do. Here the contenders take ten steps by turns, all of
 them the same batches: what disturbs one disturbs the next. Whole steps count, and what a loop does between two of them;
-bigmodel's is that of its command, with its log and its events. "hand again" is the hand-written
-loop once more: how far from 1 its ratio is tells how much the others' mean. All share what bigmodel sets for a process
-(imports.lighten), which favours the others. The Trainer groups sentences by length in its own way: translation has no
-steps of it that could be compared. One thread: idle ones of one contender would take the core from another.
+bigmodel's is that of its command, with its log and its events. The hand-written loop takes part twice: how far its two
+ratios lie apart tells how much the others mean. All share what bigmodel sets for a process (imports.lighten), which
+favours the others. The Trainer groups sentences by length in its own way: translation has no steps of it that could be
+compared. One thread: idle ones of one contender would take the core from another.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import task_data
-from tasks import BARS, CONTENDERS, WORK, Job, Parts, experiment, judged
+from tasks import BARS, CONTENDERS, WORK, Job, Parts, experiment, judged, train_by_hand
 from training import processor_name
 
 AGAIN = "hand again"
@@ -100,20 +101,7 @@ def bigmodel(job: Job, pause: Callable[[], None]) -> None:
 
 
 def hand(job: Job, pause: Callable[[], None]) -> None:
-    import hand_tasks
-    import torch
-
-    parts = Parts(job)
-    hand_tasks.train(
-        parts.model,
-        hand_tasks.BATCHES[job.task](parts.samples, parts.processor),
-        [torch.from_numpy(ids) for ids in parts.batches],
-        lr=WORK[job.task].lr,
-        warmup=parts.warmup,
-        precision=job.precision,
-        seed=job.seed,
-        done=pause,
-    )
+    train_by_hand(Parts(job), pause)
 
 
 def trainer(job: Job, pause: Callable[[], None]) -> None:
@@ -127,9 +115,7 @@ TRAIN = {"bigmodel": bigmodel, "hand": hand, AGAIN: hand, "trainer": trainer}
 
 def contest(job: Job, names: list[str], turns: int) -> dict[str, list[float]]:
     """Seconds a step, of each turn that counts."""
-    lanes = {}
-    for name in names:
-        lanes[name] = Lane(lambda pause, name=name: TRAIN[name](job, pause))  # type: ignore[misc]
+    lanes = {name: Lane(partial(TRAIN[name], job)) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(WARM + turns):
         for name, lane in lanes.items():
@@ -172,7 +158,7 @@ def main() -> None:
     print("| trained by | ms a step | bigmodel's speed is |\n|---|---|---|")
     for name, found in seconds.items():
         ratio = statistics.median(b / a for a, b in zip(seconds["bigmodel"], found, strict=True))
-        bar = BARS.get(name.removesuffix(" again"))
+        bar = BARS["hand"] if name == AGAIN else BARS.get(name)
         cell = "" if bar is None else judged(ratio, bar, ".3f", "x")
         label = CONTENDERS.get(name, f"{CONTENDERS['hand']}, again")
         print(f"| {label} | {1e3 * statistics.median(found):.1f} | {cell} |")

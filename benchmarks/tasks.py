@@ -32,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -191,24 +191,27 @@ def bigmodel(job: Job, number: int) -> dict[str, Any]:
 
 
 def hand(job: Job, number: int) -> dict[str, Any]:
+    parts = Parts(job)
+    marks = Marks(job.device, len(parts.batches))
+    train_by_hand(parts, marks.add)
+    return result(parts, marks)
+
+
+def train_by_hand(parts: Parts, done: Callable[[], None]) -> None:
     import hand_tasks
     import torch
 
-    parts = Parts(job)
-    get_batch = hand_tasks.BATCHES[job.task](parts.samples, parts.processor)
-    order = [torch.from_numpy(ids) for ids in parts.batches]
-    marks = Marks(job.device, len(parts.batches))
+    job = parts.job
     hand_tasks.train(
         parts.model,
-        get_batch,
-        order,
+        hand_tasks.BATCHES[job.task](parts.samples, parts.processor),
+        [torch.from_numpy(ids) for ids in parts.batches],
         lr=WORK[job.task].lr,
         warmup=parts.warmup,
         precision=job.precision,
         seed=job.seed,
-        done=marks.add,
+        done=done,
     )
-    return result(parts, marks)
 
 
 def trainer(job: Job, number: int) -> dict[str, Any]:

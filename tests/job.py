@@ -12,9 +12,9 @@ from typing import Any
 from cluster import Cluster, Process, processes_of, said
 
 from bigmodel.experiment import Experiment
-from bigmodel.training.events import read
+from bigmodel.training.events import START, read
 
-START, STEP = '{"kind": "start",', '{"kind": "step",'
+STEP = b'{"kind": "step",'
 
 
 class Job:
@@ -43,9 +43,9 @@ class Job:
         """The newest start, and whether a step stands after it. Reads one line: to parse all of them, again and again,
         would take a core from those that train."""
         file = self.run / "events.jsonl"
-        told = file.read_text("utf-8") if file.exists() else ""
+        told = file.read_bytes() if file.exists() else b""
         at = told.rfind(START)
-        line, ended, after = told[at:].partition("\n") if at >= 0 else ("", "", "")
+        line, ended, after = told[at:].partition(b"\n") if at >= 0 else (b"", b"", b"")
         return (json.loads(line), STEP in after) if ended else ({"pid": 0, "step": 0}, False)
 
     def wait_for_step(self, step: int) -> dict[str, Any]:

@@ -259,6 +259,6 @@ def _befallen(failures: dict[int, Exception]) -> str:
 
 
 def _in_plain_words(rank: int, what: str) -> str:
-    if any(each in what for each in PEER):  # gloo's and NCCL's words: the connection was reset, or closed
+    if any(each in what for each in PEER):
         return f"worker {rank} {FOLLOWED}"
     return f"worker {rank}: {what}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster import running
 
 from bigmodel.data.prepare import prepare
 from bigmodel.training.events import read
@@ -65,20 +66,15 @@ def once_it_trains(run: Path, do: Callable[[int], object]) -> threading.Thread:
     return thread
 
 
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def parents() -> dict[int, int]:
+    return {process.pid: parent for process, parent in running().items()}
 
 
 def gone(pid: int) -> bool:
     deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True  # whoever takes over orphans here does not reap them
-        except OSError:
-            return True
+    while time.monotonic() < deadline and pid in parents():
         time.sleep(0.02)
-    return False
+    return pid not in parents()
 
 
 def weights(run: Path) -> bytes:
@@ -106,7 +102,7 @@ def test_a_server_that_is_killed_takes_its_process_along_and_is_begun_anew(serve
     pids: list[int] = []
 
     def kill(pid: int) -> None:
-        pids.extend([pid, parent(pid)])
+        pids.extend([pid, parents()[pid]])
         os.kill(pids[1], signal.SIGKILL)
 
     killed = once_it_trains(tmp_path / "run", kill)
@@ -122,7 +118,7 @@ def test_nobody_trains_on_when_who_asked_has_gone(request_, tmp_path):
     pids: list[int] = []
     with ForkServer() as server:
         asked = threading.Thread(target=lambda: server.run(request_, never, never), daemon=True)
-        noted = once_it_trains(tmp_path / "run", lambda pid: pids.extend([pid, parent(pid)]))
+        noted = once_it_trains(tmp_path / "run", lambda pid: pids.extend([pid, parents()[pid]]))
         asked.start()
         noted.join()
         os.kill(pids[0], signal.SIGSTOP)  # nor one that stands still
