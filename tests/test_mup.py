@@ -126,7 +126,7 @@ SETTINGS = [
         *((encoder, ENCODER, settings) for settings in SETTINGS),
         *((decoder, DECODER, settings) for settings in SETTINGS[:2]),
     ],
-    ids=str,
+    ids=lambda value: value.__name__ if callable(value) else " ".join(value),
 )
 def test_what_a_step_changes_does_not_grow_with_the_width(make, watched, settings):
     scaled, standard = growth(make, watched, 64, *settings), growth(make, watched, None, *settings)
