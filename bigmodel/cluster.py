@@ -15,6 +15,7 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -130,6 +131,18 @@ def _connect(num_cpus: int | None) -> bool:
         where = f"the Ray at RAY_ADDRESS={address}" if address else "a Ray on this machine"
         raise ResourceError(f"{where} cannot be reached: {first_line(e)}") from None
     return not address
+
+
+def nodes() -> list[dict[str, float]]:
+    """What each node of the Ray that we are connected to has: `{"CPU": 4.0, "GPU": 1.0, ...}`."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def places(nodes: Sequence[Mapping[str, float]], each: Mapping[str, float]) -> int:
+    """How many there is room for that want `each`, none of them on two nodes."""
+    return sum(min(int(node.get(name, 0) / count) for name, count in each.items() if count) for node in nodes)
 
 
 def lighter(trainer: Any) -> Any:

@@ -75,6 +75,7 @@ def settings(folder: Path, host: str, port: int) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50",  # of 5: on a busy machine the proxy was killed while it started
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "90",  # of silence; Ray gives an hour, and places run out
         # an answer changes nothing: whose replica died may ask another, once or twice
@@ -142,7 +143,9 @@ def start(host: str, port: int, num_cpus: int) -> Host:
         _start_serve("127.0.0.1" if _haproxy() else host, port)
     except BaseException as error:
         stop(ours, None)
-        if isinstance(error, (RuntimeError, TimeoutError)):  # what Ray raises, Serve's own failures among it
+        from ray.exceptions import RayError
+
+        if isinstance(error, (RuntimeError, TimeoutError, RayError)):  # Serve's own failures among it
             raise ServeError(f"Ray Serve does not start on {host}:{port}: {_last_line(error)}") from None
         raise
     return ours

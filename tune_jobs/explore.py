@@ -26,7 +26,7 @@ def explorer(space: Space, seed: int) -> Callable[[dict[str, Any]], dict[str, An
         params = dict(config["own"]["params"])
         for name, found in space.items():
             distribution = found.distribution
-            if not name.startswith(MAY_CHANGE) or not isinstance(distribution, FloatDistribution):
+            if name not in params or not name.startswith(MAY_CHANGE) or not isinstance(distribution, FloatDistribution):
                 continue
             drawn, low, high = found.drawn(params[name]), distribution.low, distribution.high
             if distribution.log:

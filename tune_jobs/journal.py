@@ -1,7 +1,7 @@
 """trials.jsonl: what was tried, a line when a trial begins and one when it has ended. A search that continues reads it.
 
     {"trial": 3, "params": {"optim.lr": 0.004}}
-    {"trial": 3, "state": "stopped", "curve": [[150, 0.81], [300, 0.84]], "seconds": 4.1, "reason": ""}
+    {"trial": 3, "state": "stopped", "params": {...}, "curve": [[150, 0.81], [300, 0.84]], "seconds": 4.1, "reason": ""}
 
 JSON and nothing else: what others may have written is never unpickled.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 State = Literal["running", "finished", "stopped", "failed"]
+TIME = "the time was up"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Trial:
     seconds: float = 0.0
     """Time spent training."""
     reason: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """For good: when a search goes on, what failed is tried again, and what the end of the time stopped goes on."""
+        return self.state in ("finished", "stopped") and self.reason != TIME
 
     def best(self, mode: str) -> float | None:
         """The best value of the curve, NaN left aside; None without one."""
@@ -59,6 +65,7 @@ class Journal:
             {
                 "trial": trial.number,
                 "state": trial.state,
+                "params": trial.params,  # population-based training changes them
                 "curve": [list(point) for point in trial.curve],
                 "seconds": round(trial.seconds, 3),
                 "reason": trial.reason,

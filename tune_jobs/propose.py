@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 
 from bigmodel.experiment import Experiment
 from bigmodel.tasks.base import Goal
-from tune_jobs.journal import Journal
+from tune_jobs.journal import Journal, Trial
 from tune_jobs.space import Space, current
 
 RANDOM_FIRST = 6
@@ -29,9 +29,11 @@ RANDOM_FIRST = 6
 class Unsaved(Searcher):
     """A searcher of which Ray keeps nothing: the journal is read instead."""
 
-    def __init__(self, journal: Journal, goal: Goal, num_trials: int) -> None:
+    def __init__(self, journal: Journal, goal: Goal, num_trials: int, ended: Sequence[Trial] = ()) -> None:
         super().__init__(metric=goal.metric, mode=goal.mode)
-        self._journal, self.num_trials = journal, num_trials
+        self.journal, self.num_trials = journal, num_trials
+        self.ended = ended
+        """Of these, what an earlier search has done."""
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).touch()
@@ -41,41 +43,46 @@ class Unsaved(Searcher):
 
 
 class Proposals(Unsaved):
-    """Proposes `{"own": {"number": 3, "params": {"optim.lr": 0.004}}}`: what the journal holds, what the experiment
-    says itself, then what the sampler draws. Finished after `tune.trials`."""
+    """Proposes `{"own": {"number": 3, "params": {"optim.lr": 0.004}}}`: what the experiment says itself, the default,
+    then what the sampler draws or the grid has; of the journal's, those that have not ended. Finished after
+    `tune.trials`."""
 
     def __init__(self, space: Space, experiment: Experiment, journal: Journal, goal: Goal) -> None:
-        self.grid = grid(space) if experiment.tune.search == "grid" else []
-        super().__init__(journal, goal, len(self.grid) or experiment.tune.trials)
+        written = {name: current(experiment, name) for name in space}
+        self._default = {name: value for name, value in written.items() if value is not None}
+        self._grid: list[dict[str, Any]] = []
+        if experiment.tune.search == "grid":
+            places = ({name: space[name].value(drawn) for name, drawn in place.items()} for place in grid(space))
+            self._grid = [self._default, *(place for place in places if place != self._default)]
+        ended = [trial for trial in journal.trials.values() if trial.ended]
+        super().__init__(journal, goal, len(self._grid) or experiment.tune.trials, ended)
         self._space, self._tune = space, experiment.tune
         self._distributions = {name: found.distribution for name, found in space.items()}
-        self._default = {name: current(experiment, name) for name in space}
         self._goal = goal
         self._numbers: dict[str, int] = {}
-        self._params: dict[int, dict[str, Any]] = {}
-        self._values: dict[int, float | None] = {}
+        self._params = {trial.number: trial.params for trial in ended}
+        self._values = {trial.number: trial.best(goal.mode) for trial in ended}
         """Of the trials that have ended; None of one that failed."""
 
     def suggest(self, trial_id: str) -> Any:
-        number = len(self._params)
+        number = next(number for number in itertools.count() if number not in self._params)
         if number >= self.num_trials:
             return Searcher.FINISHED
-        known = self._journal.trials.get(number)
+        known = self.journal.trials.get(number)
         params = known.params if known is not None else self._choose(number)
         if known is None:
-            self._journal.begin(number, params)
+            self.journal.begin(number, params)
         self._numbers[trial_id], self._params[number] = number, params
         return {"own": {"number": number, "params": params}}
 
     def _choose(self, number: int) -> dict[str, Any]:
-        if self.grid:
-            return {name: self._space[name].value(drawn) for name, drawn in self.grid[number].items()}
+        if self._grid:
+            return self._grid[number]
+        if number == 0:
+            return self._default
         study = self._study(number)
         trial = study.ask(self._distributions)
-        params = {name: self._space[name].value(trial.params[name]) for name in self._space}
-        if number == 0:
-            params |= {name: value for name, value in self._default.items() if value is not None}
-        return params
+        return {name: self._space[name].value(trial.params[name]) for name in self._space}
 
     def _study(self, number: int) -> optuna.Study:
         """All that is known so far, and a sampler for the next trial."""
@@ -120,8 +127,8 @@ class Listed(Unsaved):
         if not self._left:
             return Searcher.FINISHED
         number, params = self._left.pop(0)
-        if number not in self._journal.trials:
-            self._journal.begin(number, params)
+        if number not in self.journal.trials:
+            self.journal.begin(number, params)
         return {"own": {"number": number, "params": params}}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigmodel import cluster, tasks
 from bigmodel.data.prepare import Prepared, prepare
@@ -25,6 +25,9 @@ from bigmodel.experiment import Check, Experiment, differences
 from bigmodel.training.run import hold
 from tune_jobs.journal import Journal, Trial, ranked, read
 from tune_jobs.space import Space, space, with_values
+
+if TYPE_CHECKING:
+    from tune_jobs.propose import Unsaved
 
 SURROUNDINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # what happened stands in the runs' own events
@@ -114,10 +117,9 @@ def settled(experiment: Experiment) -> Experiment:
 
 def on_gpus(base: Experiment) -> Experiment:
     """A GPU for each trial where Ray has any, unless it is said otherwise: else all of them would take the first."""
-    import ray
-
     asked = base.tune.num_gpus or base.train.device == "cpu" or base.train.most_workers > 1
-    return base if asked or not ray.cluster_resources().get("GPU", 0) else with_values(base, {"tune.num_gpus": 1.0})
+    there = any(node.get("GPU", 0) for node in cluster.nodes())
+    return with_values(base, {"tune.num_gpus": 1.0}) if there and not asked else base
 
 
 def clear(folder: Path) -> None:
@@ -175,7 +177,7 @@ def tried(base: Experiment, ranges: Space, folder: Path, data: Prepared | None, 
     journal = Journal(folder / "trials.jsonl")
     goal = tasks.get(base.task).goal
     proposals = Proposals(ranges, base, journal, goal)
-    done = sum(trial.state != "running" for trial in journal.trials.values())
+    done = len(proposals.ended)
     if done >= proposals.num_trials:
         say(f"{folder}: {done} trials were done before")
         return read(folder / "trials.jsonl")
@@ -184,7 +186,9 @@ def tried(base: Experiment, ranges: Space, folder: Path, data: Prepared | None, 
     num = concurrency(base)
     at_once = "one" if num == 1 else str(num)
     say(f"searching {', '.join(ranges)}: {proposals.num_trials} trials, {at_once} at a time, for {goal.metric}")
-    run_trials(base, folder / "trials", data, proposals, journal, scheduler(base, ranges), num, base.tune.minutes)
+    run_trials(
+        base, folder / "trials", data, proposals, scheduler(base, ranges, proposals.ended), num, base.tune.minutes
+    )
     trials = read(folder / "trials.jsonl")
     if not ranked(trials, goal.mode):
         reasons = sorted({trial.reason for trial in trials if trial.reason})
@@ -203,7 +207,7 @@ def repeated(base: Experiment, folder: Path, data: Prepared | None, trials: Sequ
     if missing := {number: params for number, params in planned.items() if number not in ended}:
         say(f"repeating the best and the default with further seeds: {len(missing)} runs")
         listed = Listed(missing, journal, goal)
-        run_trials(base, folder / "repeats", data, listed, journal, None, concurrency(base), 0)
+        run_trials(base, folder / "repeats", data, listed, None, concurrency(base), 0)
     return [trial for trial in read(folder / "repeats.jsonl") if trial.number in planned]
 
 
@@ -232,35 +236,33 @@ def contenders(trials: Sequence[Trial], mode: str, count: int) -> list[Trial]:
 
 def concurrency(base: Experiment) -> int:
     """How many trials there is room for. ResourceError if not for one."""
-    import ray
-
     tune, train = base.tune, base.train
     if tune.in_order:
         return 1
-    available = ray.cluster_resources()
-    workers = train.most_workers
-    cpus = workers * max(1, train.threads) if workers > 1 else tune.num_cpus
-    room = int(available.get("CPU", 0) / cpus)
-    gpus = available.get("GPU", 0)
-    if tune.num_gpus:
-        room = min(room, int(gpus / tune.num_gpus))
-    if workers > 1 and train.device != "cpu" and gpus >= workers:  # a trial's workers take one each
-        room = min(room, int(gpus // workers))
+    nodes, workers = cluster.nodes(), max(1, train.most_workers)
+    cpus, gpus = (sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
+    if workers > 1:  # which take a GPU each where there are enough
+        each = {"CPU": max(1, train.threads), "GPU": 1.0 if train.device != "cpu" and gpus >= workers else 0}
+    else:
+        each = {"CPU": tune.num_cpus, "GPU": tune.num_gpus}
+    room = cluster.places(nodes, each) // workers
     if not room:
+        several = f"{workers} workers, each " if workers > 1 else ""
         raise ResourceError(
-            f"a trial wants {cpus:g} CPUs and {tune.num_gpus:g} GPUs; Ray has {available.get('CPU', 0):g} CPUs and "
-            f"{gpus:g} GPUs"
+            f"a trial wants {several}{each['CPU']:g} CPUs and {each['GPU']:g} GPUs; Ray has {cpus:g} CPUs and {gpus:g} "
+            "GPUs" + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
         )
     return min(room, tune.max_concurrent or room)
 
 
-def scheduler(base: Experiment, ranges: Space) -> Any:
+def scheduler(base: Experiment, ranges: Space, ended: Sequence[Trial]) -> Any:
     tune = base.tune
     goal = tasks.get(base.task).goal
     if tune.scheduler == "asha":
         from tune_jobs.halving import Halving
 
         return Halving(
+            ended,
             time_attr="validations",
             metric=goal.metric,
             mode=goal.mode,
@@ -290,8 +292,7 @@ def run_trials(
     base: Experiment,
     folder: Path,
     data: Prepared | None,
-    proposals: Any,
-    journal: Journal,
+    proposals: Unsaved,
     scheduler: Any,
     num: int,
     minutes: float,
@@ -309,7 +310,7 @@ def run_trials(
     resources = {"cpu": 0.01} if nested else {"cpu": base.tune.num_cpus, "gpu": base.tune.num_gpus}
     goal = tasks.get(base.task).goal
     at_once = base.tune.scheduler == "pbt" and scheduler is not None  # Ray's has no place for a searcher
-    table = Table(journal, folder, goal, proposals.num_trials, base.tune.minutes)
+    table = Table(proposals, folder, goal, base.tune.minutes)
     tuner = tune.Tuner(
         tune.with_resources(Trainable, resources),
         param_space={
@@ -323,7 +324,7 @@ def run_trials(
             mode=None if scheduler else goal.mode,
             search_alg=None if at_once else proposals,
             scheduler=scheduler,
-            num_samples=1 if at_once else proposals.num_trials,
+            num_samples=1 if at_once else proposals.num_trials - len(proposals.ended),
             max_concurrent_trials=num,
             reuse_actors=True,
             time_budget_s=minutes * 60 or None,
@@ -349,9 +350,9 @@ def run_trials(
         raise Interrupted(f"interrupted; the same command goes on. {folder.parent} keeps what was found")
 
 
-def all_of(proposals: Any) -> list[dict[str, Any]]:
+def all_of(proposals: Unsaved) -> list[dict[str, Any]]:
     """Every trial's number and params, before any has a result."""
-    proposed = (proposals.suggest(str(number)) for number in range(proposals.num_trials))
+    proposed: Any = (proposals.suggest(str(number)) for number in range(proposals.num_trials - len(proposals.ended)))
     return [one["own"] for one in proposed]
 
 

@@ -15,7 +15,8 @@ from ray.tune import Callback
 
 from bigmodel.tasks.base import Goal
 from bigmodel.training.run import Run
-from tune_jobs.journal import Journal, Trial, ranked
+from tune_jobs.journal import TIME, Trial, ranked
+from tune_jobs.propose import Unsaved
 
 REFRESH_S = 0.5
 ROWS = 20
@@ -24,10 +25,10 @@ ROWS = 20
 class Table(Callback):
     """Inside `with`, rows of `trials` are shown as they change."""
 
-    def __init__(self, journal: Journal, folder: Path, goal: Goal, num_trials: int, minutes: float) -> None:
-        self._journal, self._folder, self._goal = journal, folder, goal
-        self._num_trials, self._limit_s = num_trials, minutes * 60
-        self._rows: dict[int, Trial] = {}
+    def __init__(self, proposals: Unsaved, folder: Path, goal: Goal, minutes: float) -> None:
+        self._journal, self._folder, self._goal = proposals.journal, folder, goal
+        self._num_trials, self._limit_s = proposals.num_trials, minutes * 60
+        self._rows = {trial.number: trial for trial in proposals.ended}
         self._began = time.monotonic()
         self._live: Any = None
         self._numbers: dict[str, int] = {}
@@ -78,8 +79,7 @@ class Table(Callback):
         """What the end of the time stopped."""
         for trial in list(self._rows.values()):
             if trial.state == "running" and self.time_is_up:
-                self._rows[trial.number] = stopped = Trial(trial.number, trial.params, "stopped", trial.curve)
-                self._end(stopped)
+                self._end(Trial(trial.number, trial.params, "stopped", trial.curve, reason=TIME))
 
     def _take(self, trial: Any, result: dict[str, Any], state: Any, reason: str = "") -> Trial:
         own = trial.config["own"]

@@ -68,6 +68,7 @@ class Trial(tune.Trainable):
             if self._parts is None:
                 self._told = self._validations()
                 self._take_up()
+                self._settle()
                 self._start()
             if self._told:
                 return self._result(self._told.pop(0))
@@ -97,10 +98,14 @@ class Trial(tune.Trainable):
 
     def _start(self) -> None:
         experiment = self._experiment
-        if experiment.train.precision == "auto" and not experiment.train.exact:  # which times nothing
-            decided = shared_precision(experiment, self._path.parent.parent, self._prepared)
-            experiment = with_values(experiment, {"train.precision": decided})
         self._parts = (nested if experiment.train.most_workers > 1 else alone)(experiment, self._prepared)
+
+    def _settle(self) -> None:
+        """The precision that all trials have."""
+        train = self._experiment.train
+        if train.precision == "auto" and not train.exact:  # which times nothing
+            decided = shared_precision(self._experiment, self._path.parent.parent, self._prepared)
+            self._experiment = with_values(self._experiment, {"train.precision": decided})
 
     def _next(self) -> Event:
         """The next validation; one whose checkpoint a kill forestalled comes again."""
@@ -146,6 +151,7 @@ class Trial(tune.Trainable):
         self._curve = []
         for event in Run(self._path).validations():
             self._result(event)  # the scheduler knows them
+        self._settle()
         (self._path / "experiment.yaml").write_text(self._experiment.to_yaml(), "utf-8")
         self._start()
 
@@ -202,8 +208,8 @@ def nested(experiment: Experiment, prepared: Path | None) -> Parts:
     told: queue.Queue[Event | Run | BaseException] = queue.Queue()
 
     def listen(event: Event) -> None:
-        if event["kind"] == "validation":
-            told.put(event)
+        if event["kind"] == "validation" and event["step"] < Run(experiment.output_path).total_steps():
+            told.put(event)  # but for the last one: with it the run ends
 
     def run() -> None:
         try:

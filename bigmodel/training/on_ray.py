@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def train(experiment: Experiment, prepared: Path, run: Path, listener: Listener)
     import ray
 
     try:
-        scaling = _scaling(experiment, ray.cluster_resources())
+        scaling = _scaling(experiment, cluster.nodes())
         with Tail(Run(run).events, listener), setback.Heard(run, listener):
             return _through_losses(experiment, prepared, run, scaling)
     finally:
@@ -48,25 +49,30 @@ def train(experiment: Experiment, prepared: Path, run: Path, listener: Listener)
             ray.shutdown()
 
 
-def _scaling(experiment: Experiment, available: dict[str, float]) -> dict[str, Any]:
-    """What each worker gets; ResourceError if the cluster has not so much, before anything waits for it."""
+def _scaling(experiment: Experiment, nodes: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """What each worker gets, all of it on one node; ResourceError if the cluster has not so much, before anything waits
+    for it."""
     train, least = experiment.train, experiment.train.least_workers
-    cpus, gpus = available.get("CPU", 0), available.get("GPU", 0)
+    cpus, gpus = (sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
     use_gpu = train.device == "cuda" or (train.device == "auto" and gpus >= least)
     if use_gpu and gpus < least:
         raise ResourceError(f"train.workers is {train.workers} with a GPU each; the cluster has {gpus:g} GPUs")
-    threads = train.threads_of(int(cpus // train.most_workers))
-    if cpus < least * threads:
+
+    def wanted(threads: int) -> Mapping[str, float]:
+        return {"CPU": threads} | ({"GPU": 1} if use_gpu else {})
+
+    most = int(cpus // train.most_workers)
+    fitting = (count for count in range(most, 1, -1) if cluster.places(nodes, wanted(count)) >= train.most_workers)
+    threads = train.threads_of(next(fitting, 1))
+    room = cluster.places(nodes, wanted(threads))
+    if room < least:
         each = f", of {threads} threads each" if threads > 1 else ""
+        where = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
         raise ResourceError(
-            f"train.workers is {train.workers}{each}; the cluster has {cpus:g} CPUs. "
-            f"Ask for at most {int(cpus // threads)} workers, or add nodes"
+            f"train.workers is {train.workers}{each}; the cluster has {cpus:g} CPUs{where}. "
+            f"Ask for at most {room} workers, or add nodes"
         )
-    return {
-        "threads": threads,
-        "use_gpu": use_gpu,
-        "resources_per_worker": {"CPU": threads} | ({"GPU": 1} if use_gpu else {}),
-    }
+    return {"threads": threads, "use_gpu": use_gpu, "resources_per_worker": wanted(threads)}
 
 
 def _through_losses(experiment: Experiment, prepared: Path, run: Path, scaling: dict[str, Any]) -> dict[str, Any]:

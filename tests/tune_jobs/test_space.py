@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from bigmodel import tasks
 from bigmodel.errors import ConfigError
 from bigmodel.experiment import Experiment
-from tune_jobs.journal import Journal, Trial, read
+from tune_jobs.halving import Halving
+from tune_jobs.journal import TIME, Journal, Trial, read
 from tune_jobs.propose import Proposals
 from tune_jobs.space import Range, is_range, parse, space, with_values
 
@@ -123,7 +125,38 @@ def test_a_search_that_goes_on_proposes_what_it_would_have(search: str, tmp_path
     ask(parts, wanted, at_most=9)
     assert ask(parts, wanted) == asked
     assert [trial.params for trial in read(parts / "trials.jsonl")] == [one["params"] for one in asked]
-    assert len(asked) == (27 if search == "grid" else 14)
+    assert len(asked) == (28 if search == "grid" else 14)
+    assert asked[0]["params"]["optim.lr"] == wanted.optim.lr, (
+        "a grid has the default too: the winner is compared with it"
+    )
+
+
+def test_a_field_that_the_experiment_leaves_out_stays_out_of_the_default(tmp_path: Path) -> None:
+    first, second = ask(tmp_path, experiment({"model.dropout": "uniform:0..0.5"}), at_most=2)
+    assert "model.dropout" not in first["params"] and 0 <= second["params"]["model.dropout"] <= 0.5
+
+
+def test_what_has_ended_is_not_proposed_again_but_known(tmp_path: Path) -> None:
+    ended = Trial(0, {"optim.lr": 0.01}, "finished", [(10, 0.9)])
+    late = Trial(2, {"optim.lr": 0.02}, "stopped", [(10, 0.2)], reason=TIME)
+    journal = Journal(tmp_path / "trials.jsonl")
+    for trial in (ended, Trial(1, {"optim.lr": 0.3}, "failed", reason="no memory"), late):
+        journal.begin(trial.number, trial.params)
+        journal.end(trial)
+    asked = ask(tmp_path, experiment(search="random", trials=4))
+    assert [one["number"] for one in asked] == [1, 2, 3], "failed, out of time, new"
+    assert [one["params"]["optim.lr"] for one in asked[:2]] == [0.3, 0.02]
+
+
+def test_halving_compares_with_what_an_earlier_search_has_judged() -> None:
+    settings: Any = {"time_attr": "validations", "metric": "accuracy", "mode": "max", "max_t": 100}
+    ended = [Trial(number, {}, "finished", [(10, 0.8), (20, 0.9)]) for number in range(3)]
+    trial: Any = SimpleNamespace(trial_id="new", config={"own": {"number": 3}})
+    controller: Any = None
+    for known, decision in ((ended, "STOP"), ([], "CONTINUE")):
+        halving = Halving(known, grace_period=1, reduction_factor=2, **settings)
+        halving.on_trial_add(controller, trial)
+        assert halving.on_trial_result(controller, trial, {"validations": 1, "accuracy": 0.5}) == decision
 
 
 def test_the_first_trial_is_the_experiment_itself(tmp_path: Path) -> None:
