@@ -197,6 +197,16 @@ def test_cmyk_webp_and_exif_are_understood() -> None:
     assert pictures.decode(turned).size == (3, 4) and pictures.upright_size(turned) == (4, 3)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_that_is_told_is_that_of_the_decoded_image(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[pictures.ORIENTATION] = orientation
+    data = file_of("RGB", kind, (16, 8), (1, 2, 3), exif=exif)
+    width, height = pictures.decode(data).size
+    assert pictures.upright_size(data) == (height, width) == ((8, 16) if orientation < 5 else (16, 8))
+
+
 RATES = {"crop": 0.2, "flip": 1.0, "rotation": 30.0, "colour": 0.5, "erasing": 1.0, "mixup": 1.0, "cutmix": 1.0}
 
 
