@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from bigmodel import experiment as experiments
 from bigmodel import tasks
+from bigmodel.data import images
 from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.files import resolve
 from bigmodel.data.prepare import open_prepared, prepare
@@ -339,6 +340,8 @@ def found(
     files: Sequence[str], predictor: Predictor, data: DataConfig, wanted: dict[str, str]
 ) -> Iterator[Placed | Bad]:
     for source in resolve(files):
+        if note := images.passed_over(source):
+            say(note, sys.stderr)
         yield from clean(source, predictor.task, wanted, read_options(data))
 
 

@@ -71,13 +71,19 @@ def read_images(source: str) -> Iterator[Record | Bad]:
         number += 1
         label = posixpath.basename(posixpath.dirname(name)) or None
         place = files.within(source, name) if name else source
-        advance(num_bytes=0 if isinstance(data, str) else len(data))
         if isinstance(data, str):
             yield Bad(place, number, "image", data, "")
         else:
             yield Record(place, number, {"image": data, "label": label})
     if not number:
-        raise DataError(f"{source}: holds no image ({' '.join(files.IMAGE_SUFFIXES)})")
+        raise DataError(f"{source}: holds no image ({' '.join(files.READ_IMAGES)})")
+
+
+def passed_over(source: str) -> str:
+    """A line on the files of a folder of images that are none by their names; empty where there are none."""
+    others = files.others_below(source) if files.is_folder(source) else {}
+    kinds = ", ".join(f"{number:,} {f'of {end}' if end else 'without an extension'}" for end, number in others.items())
+    return f"{source}: passed over as no images by their names: {kinds}" if kinds else ""
 
 
 def labelled(source: str, items: Iterable[Record | Bad]) -> Iterator[Record | Bad]:
@@ -131,11 +137,10 @@ def _entries(source: str) -> Iterator[Entry]:
         file, inside = cut
         yield from _archived(file, partial(_below, posixpath.normpath(inside)))
         return
-    if files.is_folder(source):
-        for name in files.images_below(source):
-            yield name, _read(files.within(source, name))
-        return
-    yield "", _read(source)
+    for name in files.images_below(source) if files.is_folder(source) else [""]:
+        data = _read(files.within(source, name) if name else source)
+        advance(num_bytes=0 if isinstance(data, str) else len(data))
+        yield name, data
 
 
 def _below(inside: str, name: str) -> str | None:
@@ -188,20 +193,42 @@ class _Member(tarfile.TarInfo):
 
 
 def _taped(stream: IO[bytes], below: Below) -> Iterator[Entry]:
+    """Links come last, with the bytes of the entry that each stands for."""
+    links: dict[str, list[str]] = {}
     with tarfile.open(fileobj=stream, mode="r:*", tarinfo=_Member) as archive:
-        last = -1
-        for member in archive:
-            if member.offset <= last:
-                raise tarfile.TarError(f"after {member.name} it goes back to where it was")
-            last = member.offset
-            if member.isfile() and (name := below(member.name)) is not None:  # a link or a device is no image
+        for member in _members(archive, stream):
+            if (name := below(member.name)) is None:
+                continue
+            if member.isfile():
                 yield name, _whole(archive.extractfile(member)) if member.size <= MAX_BYTES else TOO_LARGE
+            elif member.islnk() or member.issym():
+                beside = posixpath.dirname(member.name) if member.issym() else ""
+                links.setdefault(posixpath.normpath(posixpath.join(beside, member.linkname)), []).append(name)
+        for member in archive if links else ():
+            if member.isfile() and (names := links.pop(posixpath.normpath(member.name), [])):
+                data = _whole(archive.extractfile(member)) if member.size <= MAX_BYTES else TOO_LARGE
+                yield from ((name, data) for name in names)
+    for target, names in links.items():
+        yield from ((name, f"a link to {target}, which is no file of the archive") for name in names)
+
+
+def _members(archive: tarfile.TarFile, stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """The entries, each further on than the one before."""
+    last, told = -1, 0
+    for member in archive:
+        if member.offset <= last:
+            raise tarfile.TarError(f"after {member.name} it goes back to where it was")
+        last = member.offset
+        yield member
+        advance(num_bytes=stream.tell() - told)
+        told = stream.tell()
 
 
 def _zipped(stream: IO[bytes], below: Below) -> Iterator[Entry]:
     """An entry that cannot be unpacked costs no other."""
     with zipfile.ZipFile(stream) as archive:
         for member in archive.infolist():
+            advance(num_bytes=member.compress_size)
             if not member.is_dir() and (name := below(member.filename)) is not None:
                 yield name, _unpacked(archive, member) if member.file_size <= MAX_BYTES else TOO_LARGE
 

@@ -198,6 +198,8 @@ def _build(path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]
         (path / folder).mkdir()
     with _workers(experiment, sources) as every:
         cleaned, counts = _clean(path, experiment, sources, every, say)
+        for note in filter(None, (images.passed_over(source) for _, source in sources)):
+            say(note)
         counts |= distribute(cleaned, path / "rows", experiment.data.split)
         shutil.rmtree(path / "cleaned")
         if not counts["splits"]["train"]:
