@@ -35,7 +35,7 @@ from bigmodel.data.files import resolve, size
 from bigmodel.data.progress import Progress, advance, following
 from bigmodel.data.quarantine import Quarantine
 from bigmodel.data.record import Bad
-from bigmodel.data.sources import is_of_images, open_rows, pieces
+from bigmodel.data.sources import holds_bytes, is_of_images, open_rows, pieces
 from bigmodel.data.split import distribute
 from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
@@ -141,7 +141,7 @@ def _fingerprint(experiment: Experiment, sources: Sequence[tuple[str, str]]) -> 
 def _named_images(experiment: Experiment, source: str, column: str) -> str:
     """What tells that the images which a table names are still the same."""
     options = read_options(experiment.data)
-    if is_of_images(source, options):
+    if is_of_images(source, options) or holds_bytes(source, options, column):
         return ""
     _, rows = open_rows(source, options, [column])
     return images.named_by(source, rows, column)
