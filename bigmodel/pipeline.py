@@ -7,7 +7,6 @@ predict    one answer a row, in order; a row that cannot be read is answered wit
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
@@ -22,6 +21,7 @@ from pydantic import ValidationError
 
 from bigmodel import experiment as experiments
 from bigmodel import tasks
+from bigmodel.data import images
 from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.files import resolve
 from bigmodel.data.prepare import open_prepared, prepare
@@ -33,7 +33,7 @@ from bigmodel.predictor import Predictor
 from bigmodel.tasks.base import Answer, Refused
 from bigmodel.training.run import Run
 
-CHUNK = 4096  # rows read, answered and written together
+CHUNK = 4096  # rows read, answered and written together, fewer of files
 LINE_S = 5.0  # between two lines of progress
 UNTESTED = "none: no row was held out. `bigmodel evaluate` tests the model on other files"
 
@@ -276,8 +276,7 @@ def _answer(items: Iterable[Placed | Bad], predictor: Predictor, out: IO[str]) -
     """Write a line for every item. -> how many there were, and how many of them could not be read."""
     num_rows = num_bad = 0
     began = last = time.monotonic()
-    remaining = iter(items)
-    while chunk := list(itertools.islice(remaining, CHUNK)):
+    for chunk in _chunks(items, predictor):
         try:
             samples = predictor.encode([item.row for item in chunk if isinstance(item, Placed)])
         except Refused:
@@ -299,6 +298,22 @@ def _answer(items: Iterable[Placed | Bad], predictor: Predictor, out: IO[str]) -
     refused = f", {num_bad:,} of them could not be read" if num_bad else ""
     say(f"{num_rows:,} rows in {seconds:.1f} s ({num_rows / seconds:,.0f} rows/s){refused}", sys.stderr)
     return num_rows, num_bad
+
+
+def _chunks(items: Iterable[Placed | Bad], predictor: Predictor) -> Iterator[list[Placed | Bad]]:
+    """The same in lists: CHUNK of them, of files no more than are answered at once."""
+    chunk: list[Placed | Bad] = []
+    num_rows, at_once = 0, CHUNK
+    for number, item in enumerate(items, 1):
+        chunk.append(item)
+        if isinstance(item, Placed):
+            num_rows += 1
+            at_once = predictor.at_once(item.row, CHUNK)
+        if num_rows >= at_once or number % CHUNK == 0:
+            yield chunk
+            chunk, num_rows = [], 0
+    if chunk:
+        yield chunk
 
 
 def trained(model: Path, experiment: Experiment) -> Predictor:
@@ -339,6 +354,8 @@ def found(
     files: Sequence[str], predictor: Predictor, data: DataConfig, wanted: dict[str, str]
 ) -> Iterator[Placed | Bad]:
     for source in resolve(files):
+        if note := images.passed_over(source):
+            say(note, sys.stderr)
         yield from clean(source, predictor.task, wanted, read_options(data))
 
 

@@ -141,6 +141,13 @@ class Predictor:
         """Of a batch, where nothing else is asked for."""
         return MAX_TOKENS if self.device == "cpu" else GPU_TOKENS
 
+    def at_once(self, row: Row, most: int) -> int:
+        """Of rows like this one, how many to encode and answer together: `most`, but of files, which are large and so
+        are their samples, those of a batch. All are of one length, so the batches are the same."""
+        if not any(isinstance(value, bytes) for value in row.values()):
+            return most
+        return min(most, max(1, self.max_tokens // self.cost(row)))
+
     def predict(self, rows: Sequence[Row], max_tokens: int = 0) -> list[Answer]:
         """One answer a row, with `truncated`, `tokens` and `tokens_read` where the model did not read all of it."""
         return self.predict_samples(self.encode(rows), max_tokens)

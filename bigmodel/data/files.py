@@ -7,6 +7,7 @@ import os
 import posixpath
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -23,7 +24,11 @@ BLOCK = 1 << 20
 DATA_SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".parquet", ".pq", ".txt")
 """What a folder is searched for; each may be followed by .gz."""
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+READ_IMAGES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+IMAGE_SUFFIXES = (*READ_IMAGES, ".heic", ".heif", ".avif", ".jp2", ".jxl")
+"""Those whose format is not read are refused one by one."""
+UNSEEN = ("thumbs.db", "desktop.ini")
+"""What Windows leaves in a folder and does not show."""
 PACKED = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
 """Archives that images are read from."""
 
@@ -229,21 +234,42 @@ def images_below(folder: str) -> list[str]:
     """Paths of the images in and below a folder, from there, sorted; hidden ones are passed over."""
     if is_remote(folder):
         return list(_listed(folder))
-    found = []
-    for at, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(at, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "."]
-    return sorted(os.path.relpath(path, folder) for path in found)
+    return sorted(os.path.relpath(path, folder) for path in _walk(folder) if is_image(path))
+
+
+def others_below(folder: str) -> Counter[str]:
+    """Extension -> how many files in and below a folder are no images by it; hidden ones are passed over."""
+    names = [name.lower() for name in (_shown(folder) if is_remote(folder) else _walk(folder))]
+    return Counter(os.path.splitext(name)[1] for name in names if not name.endswith((*IMAGE_SUFFIXES, *UNSEEN)))
+
+
+def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Files in and below a folder. A link to a folder is followed, but not to one that the link lies in."""
+    here = os.path.join(os.path.realpath(folder), "")
+    if any(place.startswith(here) for place in above):
+        return
+    with reading(folder):
+        names = sorted(os.listdir(folder))
+    for name in names:
+        path = os.path.join(folder, name)
+        if os.path.isdir(path) and name[0] != ".":
+            yield from _walk(path, above | {here})
+        elif name[0] != ".":
+            yield path
 
 
 def _listed(folder: str) -> dict[str, Mapping[str, Any]]:
     """The images in and below a remote folder, sorted: path from there -> what its file system tells of it."""
+    return {name: told for name, told in sorted(_shown(folder).items()) if is_image(name)}
+
+
+def _shown(folder: str) -> dict[str, Mapping[str, Any]]:
+    """The files in and below a remote folder that are not hidden, likewise."""
     with reading(folder):
         fs, path = _file_system(folder)
         begin = len(path.strip("/")) + 1
         found = {name.strip("/")[begin:]: told for name, told in fs.find(path, detail=True).items()}
-    shown = (name for name in found if is_image(name) and not any(part[0] == "." for part in name.split("/") if part))
-    return {name: found[name] for name in sorted(shown)}
+    return {name: told for name, told in found.items() if not any(part[0] == "." for part in name.split("/") if part)}
 
 
 def is_remote(source: str) -> bool:

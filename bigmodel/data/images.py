@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import lzma
 import posixpath
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,10 +24,20 @@ from typing import IO
 from bigmodel.data import files
 from bigmodel.data.progress import advance
 from bigmodel.data.record import Bad, Record, excerpt
-from bigmodel.errors import DataError
+from bigmodel.errors import DataError, first_line
 
 MAX_BYTES = 256 << 20  # of one image file
-Entry = tuple[str, bytes | None]  # its name; its bytes, unless it is too large to be read
+TOO_LARGE = f"the file has more than {MAX_BYTES >> 20} MB"
+MAX_HEADER = 1 << 20  # bytes of a tar header that says more of the entry after it, such as a long name
+HEADERS = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
+)  # fmt: skip
+DAMAGE = (
+    tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error, EOFError, RuntimeError,
+    ArithmeticError, LookupError, ValueError
+)  # fmt: skip
+"""What damage makes of tarfile and zipfile."""
+Entry = tuple[str, bytes | str]  # its name; its bytes, or why they cannot be read
 Below = Callable[[str], str | None]  # the name of an archive's entry -> that in the part that is read, if it lies there
 
 
@@ -49,7 +60,7 @@ def _zip_has_images(file: str) -> bool:
     try:
         with files.seekable(file) as stored, zipfile.ZipFile(stored) as archive:
             return any(name.lower().endswith(files.IMAGE_SUFFIXES) for name in archive.namelist())
-    except (DataError, zipfile.BadZipFile, ValueError):
+    except (DataError, *DAMAGE):
         return False
 
 
@@ -60,13 +71,19 @@ def read_images(source: str) -> Iterator[Record | Bad]:
         number += 1
         label = posixpath.basename(posixpath.dirname(name)) or None
         place = files.within(source, name) if name else source
-        advance(num_bytes=len(data or b""))
-        if data is None:
-            yield Bad(place, number, "image", f"the file has more than {MAX_BYTES >> 20} MB", "")
+        if isinstance(data, str):
+            yield Bad(place, number, "image", data, "")
         else:
             yield Record(place, number, {"image": data, "label": label})
     if not number:
-        raise DataError(f"{source}: holds no image ({' '.join(files.IMAGE_SUFFIXES)})")
+        raise DataError(f"{source}: holds no image ({' '.join(files.READ_IMAGES)})")
+
+
+def passed_over(source: str) -> str:
+    """A line on the files of a folder of images that are none by their names; empty where there are none."""
+    others = files.others_below(source) if files.is_folder(source) else {}
+    kinds = ", ".join(f"{number:,} {f'of {end}' if end else 'without an extension'}" for end, number in others.items())
+    return f"{source}: passed over as no images by their names: {kinds}" if kinds else ""
 
 
 def labelled(source: str, items: Iterable[Record | Bad]) -> Iterator[Record | Bad]:
@@ -120,11 +137,10 @@ def _entries(source: str) -> Iterator[Entry]:
         file, inside = cut
         yield from _archived(file, partial(_below, posixpath.normpath(inside)))
         return
-    if files.is_folder(source):
-        for name in files.images_below(source):
-            yield name, _read(files.within(source, name))
-        return
-    yield "", _read(source)
+    for name in files.images_below(source) if files.is_folder(source) else [""]:
+        data = _read(files.within(source, name) if name else source)
+        advance(num_bytes=0 if isinstance(data, str) else len(data))
+        yield name, data
 
 
 def _below(inside: str, name: str) -> str | None:
@@ -138,15 +154,15 @@ def _below(inside: str, name: str) -> str | None:
     return path.removeprefix(f"{inside}/") if path.startswith(f"{inside}/") else None
 
 
-def _read(file: str) -> bytes | None:
+def _read(file: str) -> bytes | str:
     with files.seekable(file) as stream:
         return _whole(stream)
 
 
-def _whole(stream: IO[bytes] | None) -> bytes | None:
-    """The bytes of a file; None where they are more than an image may have."""
+def _whole(stream: IO[bytes] | None) -> bytes | str:
+    """The bytes of a file, or that they are more than an image may have."""
     data = stream.read(MAX_BYTES + 1) if stream else b""
-    return data if len(data) <= MAX_BYTES else None
+    return data if len(data) <= MAX_BYTES else TOO_LARGE
 
 
 def _archived(file: str, below: Below) -> Iterator[Entry]:
@@ -155,27 +171,74 @@ def _archived(file: str, below: Below) -> Iterator[Entry]:
         with files.seekable(file) as stored:
             stream = BufferedReader(stored, files.BLOCK)  # type: ignore[type-var]  # each read may be a request
             yield from (_zipped if _is_zip(file) else _taped)(stream, below)
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(
-            f"{file}: a damaged archive: {str(error).splitlines()[0] if str(error) else 'it ends'}"
-        ) from None
-    except RuntimeError as error:  # what zipfile says of a password
-        raise DataError(f"{file}: cannot be unpacked: {error}") from None
+    except DAMAGE as error:
+        raise DataError(f"{file}: a damaged archive: {first_line(error).rstrip(':')}") from None
+
+
+class _Member(tarfile.TarInfo):
+    """An entry whose header can be believed. tarfile reads one of a negative size for ever (CVE-2025-8194) and one that
+    says more of the next entry whole, however large, and takes a damaged one for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if not buf.strip(b"\0"):  # the archive does end
+                raise
+            raise tarfile.TarError(f"{error}") from None
+        if member.size < 0 or (member.type in HEADERS and member.size > MAX_HEADER):
+            raise tarfile.TarError(f"a header says that {member.size:,} bytes follow")
+        return member
 
 
 def _taped(stream: IO[bytes], below: Below) -> Iterator[Entry]:
-    with tarfile.open(fileobj=stream, mode="r:*") as archive:
-        for member in archive:
-            if member.isfile() and (name := below(member.name)) is not None:  # a link or a device is no image
-                yield name, _whole(archive.extractfile(member)) if member.size <= MAX_BYTES else None
+    """Links come last, with the bytes of the entry that each stands for."""
+    links: dict[str, list[str]] = {}
+    with tarfile.open(fileobj=stream, mode="r:*", tarinfo=_Member) as archive:
+        for member in _members(archive, stream):
+            if (name := below(member.name)) is None:
+                continue
+            if member.isfile():
+                yield name, _whole(archive.extractfile(member)) if member.size <= MAX_BYTES else TOO_LARGE
+            elif member.islnk() or member.issym():
+                beside = posixpath.dirname(member.name) if member.issym() else ""
+                links.setdefault(posixpath.normpath(posixpath.join(beside, member.linkname)), []).append(name)
+        for member in archive if links else ():
+            if member.isfile() and (names := links.pop(posixpath.normpath(member.name), [])):
+                data = _whole(archive.extractfile(member)) if member.size <= MAX_BYTES else TOO_LARGE
+                yield from ((name, data) for name in names)
+    for target, names in links.items():
+        yield from ((name, f"a link to {target}, which is no file of the archive") for name in names)
+
+
+def _members(archive: tarfile.TarFile, stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """The entries, each further on than the one before."""
+    last, told = -1, 0
+    for member in archive:
+        if member.offset <= last:
+            raise tarfile.TarError(f"after {member.name} it goes back to where it was")
+        last = member.offset
+        yield member
+        advance(num_bytes=stream.tell() - told)
+        told = stream.tell()
 
 
 def _zipped(stream: IO[bytes], below: Below) -> Iterator[Entry]:
+    """An entry that cannot be unpacked costs no other."""
     with zipfile.ZipFile(stream) as archive:
         for member in archive.infolist():
+            advance(num_bytes=member.compress_size)
             if not member.is_dir() and (name := below(member.filename)) is not None:
-                with archive.open(member) as entry:
-                    yield name, _whole(entry) if member.file_size <= MAX_BYTES else None
+                yield name, _unpacked(archive, member) if member.file_size <= MAX_BYTES else TOO_LARGE
+
+
+def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | str:
+    try:
+        with archive.open(member) as entry:
+            return _whole(entry)
+    except DAMAGE as error:  # a RuntimeError of one with a password
+        return f"the entry cannot be unpacked: {first_line(error)}"
 
 
 def fetched(record: Record, column: str) -> Record | Bad:
@@ -185,6 +248,6 @@ def fetched(record: Record, column: str) -> Record | Bad:
         data = _read(file := _named(record.source, path))
     except (DataError, ValueError) as error:  # a name with a null character is a ValueError
         return Bad(record.source, record.line, column, " ".join(f"{error}".split())[:300], excerpt(path))
-    if data is None:
-        return Bad(record.source, record.line, column, f"{file}: has more than {MAX_BYTES >> 20} MB", excerpt(path))
+    if isinstance(data, str):
+        return Bad(record.source, record.line, column, f"{file}: {data}", excerpt(path))
     return Record(record.source, record.line, {**record.values, column: data})

@@ -35,13 +35,13 @@ from bigmodel.data.files import resolve, size
 from bigmodel.data.progress import Progress, advance, following
 from bigmodel.data.quarantine import Quarantine
 from bigmodel.data.record import Bad
-from bigmodel.data.sources import is_of_images, open_rows, pieces
+from bigmodel.data.sources import holds_bytes, is_of_images, open_rows, pieces
 from bigmodel.data.split import distribute
 from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
 from bigmodel.tasks.base import Refused, Row, Sample, Task
 
-VERSION = 8  # of the layout and of what preparation does; a change prepares anew
+VERSION = 9  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
 CLEANED, CLEANED_CHARS = 8192, 8 << 20  # rows, or characters, in one batch of a cleaned file
 ENCODED = 2048  # rows encoded at once: what the tokenizer returns is large
@@ -141,7 +141,7 @@ def _fingerprint(experiment: Experiment, sources: Sequence[tuple[str, str]]) -> 
 def _named_images(experiment: Experiment, source: str, column: str) -> str:
     """What tells that the images which a table names are still the same."""
     options = read_options(experiment.data)
-    if is_of_images(source, options):
+    if is_of_images(source, options) or holds_bytes(source, options, column):
         return ""
     _, rows = open_rows(source, options, [column])
     return images.named_by(source, rows, column)
@@ -198,6 +198,8 @@ def _build(path: Path, experiment: Experiment, sources: Sequence[tuple[str, str]
         (path / folder).mkdir()
     with _workers(experiment, sources) as every:
         cleaned, counts = _clean(path, experiment, sources, every, say)
+        for note in filter(None, (images.passed_over(source) for _, source in sources)):
+            say(note)
         counts |= distribute(cleaned, path / "rows", experiment.data.split)
         shutil.rmtree(path / "cleaned")
         if not counts["splits"]["train"]:

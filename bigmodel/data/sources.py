@@ -21,7 +21,8 @@ FORMATS = {
     ".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".parquet": "parquet", ".pq": "parquet", ".txt": "text",
 }  # fmt: skip
-PARQUET_ROWS = 8192
+PARQUET_ROWS, PARQUET_BYTES = 8192, 16 << 20
+"""Rows of Parquet that are read at once; fewer where they have more bytes, by the average of what is stored."""
 PIECE = 64 << 20
 """Bytes of row groups, unpacked, that are one piece of work."""
 PEEKED = 1000
@@ -193,13 +194,33 @@ def _parquet_rows(source: str, names: list[str], groups: range | None) -> Iterat
     with _parquet_file(source) as file:
         chosen = range(file.num_row_groups) if groups is None else groups
         number = sum(file.metadata.row_group(i).num_rows for i in range(chosen.start))
-        for batch in file.iter_batches(PARQUET_ROWS, row_groups=list(chosen), columns=names):
+        for batch in file.iter_batches(_at_once(file, names, chosen), row_groups=list(chosen), columns=names):
             for values in _values(batch):
                 number += 1
                 if values is None:
                     yield Bad(source, number, None, "bytes that are no text in UTF-8, in a column of text", "")
                 else:
                     yield Record(source, number, values)
+
+
+def _at_once(file: Any, names: Collection[str], groups: range) -> int:
+    every = [file.metadata.row_group(i) for i in groups]
+    columns = [group.column(i) for group in every for i in range(group.num_columns)]
+    num_bytes: int = sum(each.total_uncompressed_size for each in columns if each.path_in_schema.split(".")[0] in names)
+    num_rows: int = sum(group.num_rows for group in every)
+    return max(1, min(PARQUET_ROWS, PARQUET_BYTES * num_rows // max(1, num_bytes)))
+
+
+def holds_bytes(source: str, options: ReadOptions, column: str) -> bool:
+    """Whether the file is Parquet, and this column of it holds something else than text."""
+    if files.alternatives(source) or format_of(source, options) != "parquet":
+        return False
+    import pyarrow as pa
+
+    with _parquet_file(source) as file:
+        kind = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True)).get(column, pa.string())
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _values(batch: Any) -> Iterator[dict[str, Any] | None]:
@@ -220,6 +241,6 @@ def _parquet_file(source: str) -> Iterator[Any]:
 
     with files.seekable(source) as stream:
         try:
-            yield parquet.ParquetFile(stream)
+            yield parquet.ParquetFile(stream, buffer_size=files.BLOCK, pre_buffer=False)  # else columns are read whole
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{source}: not a whole Parquet file: {first_line(error)}") from None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from bigmodel.errors import DataError
@@ -21,7 +22,7 @@ from bigmodel.tasks.base import Answer, Row, Task, as_judged
 if TYPE_CHECKING:
     from bigmodel.predictor import Predictor
 
-AT_ONCE = 65_536  # rows that are read, encoded and answered together
+AT_ONCE = 65_536  # rows that are read, encoded and answered together, fewer of files
 WARM_UP = 8  # rows answered once before the clock runs: first calls load and tune kernels
 
 
@@ -86,8 +87,11 @@ def _answer(predictor: Predictor, rows: Sequence[Row]) -> tuple[list[Answer], di
     predictor.judge_samples(predictor.encode(questions(0, WARM_UP)))
     answers: list[Answer] = []
     seconds, num_tokens = 1e-9, 0
-    for start in range(0, len(rows), AT_ONCE):
-        asked = questions(start, start + AT_ONCE)
+    at_once = predictor.at_once(rows[0], AT_ONCE)
+    begins = range(0, len(rows), AT_ONCE)
+    cuts = [at for begin in begins for at in range(begin, min(begin + AT_ONCE, len(rows)), at_once)]
+    for start, end in pairwise([*cuts, len(rows)]):
+        asked = questions(start, end)
         began = time.perf_counter()
         samples = predictor.encode(asked)
         answers += predictor.judge_samples(samples)

@@ -22,6 +22,7 @@ NAMED = "PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 MAX_PIXELS = 64_000_000
 ORIENTATION = 0x0112  # the EXIF tag; from 5 on the image lies on its side
+IMAGE_WIDTH, IMAGE_HEIGHT = 0x0100, 0x0101  # tags of a TIFF
 REASON = 160  # characters of what a decoder says
 
 
@@ -108,6 +109,8 @@ def upright_size(data: bytes) -> tuple[int, int]:
     """Height and width as the image is looked at. Raises Refused."""
     image = header(data)
     width, height = image.size
+    if image.format == "TIFF":  # whose size some versions of Pillow tell as it is looked at
+        width, height = image.tag_v2[IMAGE_WIDTH], image.tag_v2[IMAGE_HEIGHT]
     sideways = _turned(image) and image.getexif()[ORIENTATION] >= 5
     return (width, height) if sideways else (height, width)
 

@@ -63,6 +63,61 @@ def test_a_folder_of_class_folders_is_one_source(folder: Path) -> None:
     assert files.digest(str(folder)) != before
 
 
+def test_a_class_folder_that_is_a_link_is_followed_but_not_round_in_a_circle(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/3.png").write_bytes(file_of())
+    (folder / "birds").symlink_to(tmp_path / "elsewhere")
+    for at, target in (("all", "."), ("cats/up", ".."), ("cats/dogs", "../dogs"), ("dogs/cats", "../cats"), ("x", "/")):
+        (folder / at).symlink_to(target)
+    assert tell(rows(folder), folder) == [
+        ("birds/3.png", "birds"),
+        *[("cats/1.png", "cats"), ("cats/dogs/2.png", "dogs"), ("dogs/2.png", "dogs"), ("dogs/cats/1.png", "cats")],
+    ]
+
+
+def test_images_of_formats_that_are_not_read_are_quarantined_and_other_files_told_of(folder: Path) -> None:
+    (folder / "cats/4.jfif").write_bytes(file_of("RGB", "JPEG", colour=(1, 2, 3)))
+    (folder / "cats/5.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "dogs/6.avif").write_bytes(b"\0\0\0\x18ftypavif")
+    for name in ("cats/7", "dogs/8", "dogs/Thumbs.db", "dogs/.DS_Store"):
+        (folder / name).write_bytes(file_of())
+    found = rows(folder)
+    assert [name for name, _ in tell(found, folder)] == ["cats/1.png", "cats/4.jfif", "dogs/2.png"]
+    bad = [(item.source, item.reason) for item in found if isinstance(item, Bad)]
+    assert [Path(source).name for source, _ in bad] == ["5.HEIC", "6.avif"]
+    assert all("no image that is read: PNG" in reason for _, reason in bad)
+    said = images.passed_over(str(folder))
+    assert said == f"{folder}: passed over as no images by their names: 2 without an extension, 1 of .md"
+
+
+@pytest.mark.parametrize("name", ["pets.tar", "pets.tar.gz", "pets.tar.xz"])
+def test_links_of_a_tar_are_the_images_they_stand_for_in_it(name: str, tmp_path: Path) -> None:
+    archive = tmp_path / name
+    links = {
+        "train/dogs/2.png": ("train/cats/1.png", tarfile.LNKTYPE),
+        "train/dogs/3.png": ("../cats/1.png", tarfile.SYMTYPE),
+        "train/dogs/4.png": ("../all/0.png", tarfile.SYMTYPE),
+        "train/dogs/5.png": ("/etc/hostname", tarfile.SYMTYPE),
+        "train/dogs/6.png": ("../../../6.png", tarfile.SYMTYPE),
+    }
+    with tarfile.open(archive, f"w:{name.rpartition('.')[2] if name != 'pets.tar' else ''}") as tar:
+        for entry, (target, kind) in links.items():
+            member = tarfile.TarInfo(entry)
+            member.linkname, member.type = target, kind
+            tar.addfile(member)
+        for entry, colour in (("train/cats/1.png", 1), ("train/all/0.png", 2)):
+            member = tarfile.TarInfo(entry)
+            member.size = len(file_of(colour=colour))
+            tar.addfile(member, io.BytesIO(file_of(colour=colour)))
+    found = rows(archive / "train")
+    good = [item for item in found if isinstance(item, Placed)]
+    shades = {item.source[-10:]: pictures.decode(item.row["image"]).getpixel((0, 0)) for item in good}
+    shared = {"dogs/2.png": 1, "dogs/3.png": 1, "dogs/4.png": 2}
+    assert shades == {"cats/1.png": 1, "/all/0.png": 2} | shared
+    reasons = [item.reason for item in found if isinstance(item, Bad)]
+    assert reasons == [f"a link to {to}, which is no file of the archive" for to in ("/etc/hostname", "../6.png")]
+
+
 @pytest.mark.parametrize("name", ["pets.tar", "pets.tar.gz", "pets.tar.xz", "pets.zip"])
 def test_an_archive_and_a_part_of_it_are_read_without_unpacking(folder: Path, name: str, tmp_path: Path) -> None:
     archive = tmp_path / name
@@ -104,7 +159,7 @@ def named(items: list[Placed | Bad], below: str) -> list[str]:
     return [item.source.removeprefix(below.rstrip("/") + "/") for item in items]
 
 
-def test_a_damaged_entry_outside_the_part_is_passed_over(tmp_path: Path) -> None:
+def test_a_damaged_entry_of_a_zip_costs_no_other(tmp_path: Path) -> None:
     archive = tmp_path / "pets.zip"
     with zipfile.ZipFile(archive, "w") as out:
         out.writestr("train/a/1.png", file_of())
@@ -113,8 +168,9 @@ def test_a_damaged_entry_outside_the_part_is_passed_over(tmp_path: Path) -> None
     at = written.index(b"test/a/2.png") + len("test/a/2.png")
     archive.write_bytes(written[:at] + b"\0" * 8 + written[at + 8 :])
     assert len(rows(f"{archive}/train")) == 1
-    with pytest.raises(DataError, match="damaged archive"):
-        rows(archive)
+    good, bad = rows(archive)
+    assert isinstance(good, Placed) and isinstance(bad, Bad)
+    assert bad.source == f"{archive}/test/a/2.png" and "cannot be unpacked: Bad CRC-32" in bad.reason
 
 
 def test_a_table_names_images_beside_it(folder: Path) -> None:
@@ -194,6 +250,16 @@ def test_cmyk_webp_and_exif_are_understood() -> None:
     exif[pictures.ORIENTATION] = 6
     turned = file_of("RGB", "JPEG", colour=(1, 2, 3), exif=exif)
     assert pictures.decode(turned).size == (3, 4) and pictures.upright_size(turned) == (4, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_that_is_told_is_that_of_the_decoded_image(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[pictures.ORIENTATION] = orientation
+    data = file_of("RGB", kind, (16, 8), (1, 2, 3), exif=exif)
+    width, height = pictures.decode(data).size
+    assert pictures.upright_size(data) == (height, width) == ((8, 16) if orientation < 5 else (16, 8))
 
 
 RATES = {"crop": 0.2, "flip": 1.0, "rotation": 30.0, "colour": 0.5, "erasing": 1.0, "mixup": 1.0, "cutmix": 1.0}

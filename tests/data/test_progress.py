@@ -1,13 +1,15 @@
 """What is said while data is prepared, and what is remembered of large files."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 
 from bigmodel.data import digests, progress
-from bigmodel.data.files import blocks, digest
+from bigmodel.data.files import blocks, digest, size
+from bigmodel.data.images import read_images
 
 
 def test_progress_tells_bytes_and_rows_of_all_there_are(monkeypatch):
@@ -30,6 +32,22 @@ def test_reading_a_file_tells_its_stored_bytes_once(tmp_path, monkeypatch):
         assert sum(map(len, blocks(str(tmp_path / "a.txt")))) == 3_000_000
         list(blocks(str(tmp_path / "a.txt"), told=False))
     assert "3.0 MB of 3.0 MB (100%)" in said[-1] and len(said) == 3
+
+
+@pytest.mark.parametrize("name", ["pets.tar", "pets.tar.gz", "pets.zip"])
+def test_reading_an_archive_tells_its_stored_bytes_and_not_what_is_in_them(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    for i in range(40):
+        (tmp_path / f"pets/cats/{i}.png").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"pets/cats/{i}.png").write_bytes(os.urandom(20_000) + bytes(200_000))
+    kind = {"pets.tar": "tar", "pets.tar.gz": "gztar", "pets.zip": "zip"}[name]
+    file = shutil.make_archive(str(tmp_path / "pets"), kind, tmp_path / "pets")
+    said: list[str] = []
+    with progress.following(progress.Progress(said.append, "reading", size(file))):
+        assert len(list(read_images(file))) == 40
+    told = [float(line.split("(")[1].split("%")[0]) for line in said]
+    assert told == sorted(told) and told[-1] > 98
+    assert all(abs(part - 100 * i / len(told)) < 10 for i, part in enumerate(told, 1))
 
 
 @pytest.fixture

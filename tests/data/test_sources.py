@@ -1,6 +1,7 @@
 """Which format a file has; Parquet and text."""
 
 import gzip
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from bigmodel.data.record import ReadOptions, Record
-from bigmodel.data.sources import format_of, open_rows
+from bigmodel.data.sources import format_of, holds_bytes, open_rows
 from bigmodel.errors import DataError
 
 
@@ -108,6 +109,40 @@ def test_of_parquet_only_the_wanted_columns_are_read(tmp_path: Path) -> None:
     names, rows = read(path, wanted=["label", "text"])
     assert names == ["text", "label", "picture"]
     assert rows == [(1, {"text": "a", "label": 1})]
+
+
+@pytest.mark.parametrize("stored", [pa.binary(), pa.struct({"bytes": pa.binary(), "path": pa.string()})])
+def test_of_a_large_row_group_of_images_some_megabytes_are_held(stored: pa.DataType, tmp_path: Path) -> None:
+    images = [random.randbytes(500_000) for _ in range(200)]
+    values = images if stored == pa.binary() else [{"bytes": image, "path": None} for image in images]
+    path, label = tmp_path / "a.parquet", [0] * len(images)
+    table = pa.table({"image": pa.array(values, stored), "label": label})
+    parquet.write_table(table, path, use_dictionary=False, write_batch_size=1)
+    del table, values
+    before = pa.total_allocated_bytes()
+    _, rows = open_rows(str(path), ReadOptions(), ["image", "label"])
+    assert isinstance(next(rows), Record) and pa.total_allocated_bytes() - before < 40 << 20
+    rest = [row.values["image"] for row in rows if isinstance(row, Record)]
+    assert rest == [image if stored == pa.binary() else {"bytes": image, "path": None} for image in images[1:]]
+
+
+KINDS: dict[str, tuple[pa.DataType, bool]] = {
+    "text": (pa.string(), False),
+    "large text": (pa.large_string(), False),
+    "text, each once": (pa.dictionary(pa.int32(), pa.string()), False),
+    "bytes": (pa.binary(), True),
+    "large bytes": (pa.large_binary(), True),
+    "bytes and a path": (pa.struct({"bytes": pa.binary(), "path": pa.string()}), True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_schema_of_a_parquet_file_says_whether_a_column_holds_bytes(kind: str, tmp_path: Path) -> None:
+    stored, expected = KINDS[kind]
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"image": pa.array([], stored)}), path)
+    assert holds_bytes(str(path), ReadOptions(), "image") is expected
+    assert not holds_bytes(str(path), ReadOptions(), "picture")
 
 
 def test_a_parquet_row_that_is_no_text_is_refused_by_itself(tmp_path: Path) -> None:

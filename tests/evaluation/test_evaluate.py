@@ -1,15 +1,24 @@
 """The report of a real model: rows in, numbers out, and one clear sentence where there is nothing to judge."""
 
+import io
 import json
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from sklearn import metrics as sk
 
+from bigmodel import models, pipeline, tasks
 from bigmodel.data import arrow
+from bigmodel.data.clean import Placed
+from bigmodel.data.record import Bad
 from bigmodel.errors import CheckpointError, DataError
+from bigmodel.evaluation import evaluate as judge
 from bigmodel.evaluation.evaluate import evaluate
+from bigmodel.experiment import Experiment
+from bigmodel.predictor import Predictor
 
 
 def place(i):
@@ -87,6 +96,67 @@ def test_prepared_rows_are_tested_as_they_lie_on_disk(teach, rows, report, tmp_p
     found = evaluate(teach("textcnn"), stored, stored.place)
     assert found["metrics"] == report["metrics"]
     assert all(one["file"] == "a.csv" for one in found["mistakes"]["worst"])
+
+
+@pytest.fixture(scope="module")
+def of_images():
+    """A predictor of images, and 70 of them: 20 are a batch."""
+    images = np.random.default_rng(0).integers(0, 256, (70, 9, 9, 3), dtype=np.uint8)
+    rows = [{"image": png(pixels), "label": "ab"[n % 2]} for n, pixels in enumerate(images)]
+    asked = {"task": "image-classification", "data": {"train": "-", "images": {"size": 224}}}
+    experiment = Experiment.model_validate(asked | {"model": {"type": "cnn", "hidden_sizes": [4], "depths": [1]}})
+    task = tasks.get(experiment.task)
+    processor, learnt = task.fit(lambda: iter(rows), experiment)
+    torch.manual_seed(1)
+    return Predictor(
+        experiment.task, models.build(experiment.model, learnt, experiment.task).eval(), processor, {}
+    ), rows
+
+
+def png(pixels):
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+class Sliced(list):
+    """Rows that know how many of them were asked for together."""
+
+    most = 0
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            self.most = max(self.most, len(range(*i.indices(len(self)))))
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("at_once", [65_536, 32])
+def test_images_are_tested_a_batch_at_a_time_with_the_bits_of_all_together(of_images, monkeypatch, at_once):
+    monkeypatch.setattr(judge, "AT_ONCE", at_once)
+    predictor, rows = of_images
+    sliced = Sliced(rows)
+    answers, _ = judge._answer(predictor, sliced)
+    spans = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
+    assert answers == [answer for span in spans for answer in predictor.judge_samples(predictor.encode(span))]
+    assert sliced.most == 20
+
+
+def test_images_are_answered_a_batch_at_a_time_with_the_bits_of_all_together(of_images):
+    predictor, rows = of_images
+    items = [Placed(row, "pets", n) for n, row in enumerate(rows, 1)]
+    items[30:30] = [Bad("pets/bad.png", 0, "image", "damaged", "")]
+    out, written = io.StringIO(), []
+
+    def asked_for():
+        for item in items:
+            written.append(len(out.getvalue().splitlines()))
+            yield item
+
+    assert pipeline._answer(asked_for(), predictor, out) == (71, 1)
+    assert max(number - before for number, before in enumerate(written)) <= 21
+    answers = [json.loads(line) for line in out.getvalue().splitlines()]
+    kept = [{key: answer[key] for key in ("label", "score", "scores")} for answer in answers if "label" in answer]
+    assert kept == predictor.predict([{"image": row["image"]} for row in rows])
 
 
 def test_it_says_what_takes_its_time(teach, rows, review_rows):
