@@ -1,6 +1,7 @@
 """The form of requests for a task that is not text: what a later task gets without touching the endpoint."""
 
 import json
+import time
 from typing import Literal
 
 import pytest
@@ -52,6 +53,9 @@ def test_a_field_that_is_called_inputs_leaves_another_name_for_many():
         (b'{"inputs": [3]}', 422, "inputs[0] must be an object."),
         (b'{"inputs": [{"age": 1}, {"age": 1}, {"age": 1}]}', 413, "3 inputs in one request; at most 2"),
         (b'{"age": 1, "inputs": []}', 422, "not both"),
+        (b'{"age": 1, "age": 2}', 422, 'The key "age" stands twice in one object.'),
+        (b'{"age": 1, "\\u0061ge": 2}', 422, 'The key "age" stands twice in one object.'),
+        (b'{"inputs": [{"age": 1, "city": null, "age": 1}]}', 422, 'The key "age" stands twice in one object.'),
         (b'{"age": 1, "agee": 1}', 422, "agee is not a key of a request. Keys: age, city, inputs."),
     ],
 )
@@ -59,6 +63,24 @@ def test_what_is_wrong_is_named_by_its_place(body, status, says):
     with pytest.raises(Refusal) as refused:
         FORM.parse(body)
     assert refused.value.status == status and says in refused.value.message
+
+
+KEYS_100K = ",".join(f'"a{n:05}":1' for n in range(100_000))
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (f"{{{KEYS_100K}}}", "age is missing"),
+        (f'{{{KEYS_100K},"a99999":1}}', 'The key "a99999" stands twice'),
+        (f'{{"inputs":[{{{KEYS_100K},"a99999":1}}]}}', 'The key "a99999" stands twice'),
+    ],
+)
+def test_a_hundred_thousand_keys_hold_nobody_up(body, says):
+    began = time.monotonic()
+    with pytest.raises(Refusal, match=says):
+        FORM.parse(body.encode())
+    assert time.monotonic() - began < 5
 
 
 JSON = st.recursive(
