@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import tarfile
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,6 +21,7 @@ from bigmodel.errors import DataError
 from bigmodel.experiment import AugmentConfig, DataConfig, Experiment
 from bigmodel.tasks import augment_images, image_classification, pictures
 from bigmodel.tasks.base import Refused
+from serve_app import multipart
 from serve_app.protocol import Form, Limits
 from serve_app.refusal import Refusal
 
@@ -269,6 +271,34 @@ def test_the_endpoint_refuses_with_one_sentence(what: str) -> None:
     body, kind, said = REFUSED[what]
     with pytest.raises(Refusal, match=said):
         form().parse(body, kind)
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ('form-data; name="image"', "image"),
+        ("form-data;NAME = image ; filename=a.png", "image"),
+        ('form-data; filename="a; name=photo.png"; name="image"', "image"),
+        ('form-data; filename="a\\"; name=\\"photo"; name="im\\"age"', 'im"age'),
+        ("form-data; filename=a.png", ""),
+        ("form-data; name*=UTF-8''image", ""),
+        ('form-data; name="', '"'),
+    ],
+)
+def test_a_part_of_a_form_is_called_what_its_header_says(disposition: str, name: str) -> None:
+    body = f"--x\r\nContent-Type: image/png\r\ncontent-disposition: {disposition}\r\n\r\ndata\r\n--x--\r\n"
+    assert multipart.parse(body.encode(), b'multipart/form-data; boundary="x"') == [(name, b"data")]
+
+
+@pytest.mark.parametrize("filler", [";", '"', '\\"', ";a", ';a="', "; ", "=", " ", ";a =", "\\"])
+def test_a_megabyte_of_a_header_is_read_at_once(filler: str) -> None:
+    header = 'form-data; name="' + filler * (1_000_000 // len(filler))
+    body = f"--x\r\nContent-Disposition: {header}\r\n\r\n\r\n--x--\r\n".encode()
+    began = time.monotonic()
+    multipart.parse(body, b"multipart/form-data; boundary=x")
+    with pytest.raises(Refusal, match="no end|no boundary"):
+        multipart.parse(body, header.replace("name", "boundary").encode())
+    assert time.monotonic() - began < 2
 
 
 def test_pixels_that_are_no_numbers_of_bytes_are_refused() -> None:
