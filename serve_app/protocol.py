@@ -217,7 +217,8 @@ def _told(errors: list[Any]) -> Any:
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name in counts if counts[name] > 1)
         raise Refusal(422, "repeated_key", f"The key {dump(twice).decode():.60} stands twice in one object.")
     return found
 
