@@ -5,6 +5,7 @@ import json
 import struct
 import tarfile
 import time
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -187,6 +188,19 @@ def test_every_mode_becomes_grey_or_rgb(mode: str) -> None:
     colour, wanted, value = MODES[mode]
     image = pictures.decode(file_of(mode, colour=colour))
     assert image.mode == wanted and image.getpixel((0, 0)) == value
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_of_16_bits_the_higher_8_stay_in_a_few_bytes_a_pixel(mode: str) -> None:
+    values = np.arange(65_536, dtype={"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]).repeat(64)
+    out = io.BytesIO()
+    Image.frombytes(mode, (2048, 2048), values.tobytes()).save(out, "TIFF")
+    tracemalloc.start()
+    image = pictures.decode(out.getvalue())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(np.asarray(image).ravel(), values // 256)
+    assert most < 14 * values.size
 
 
 def test_cmyk_webp_and_exif_are_understood() -> None:
