@@ -14,28 +14,8 @@ TEXT = "".join(f"line {n}: the quick brown fox jumps over the lazy dog\n" for n 
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """A decoder of characters that is drawn, not trained."""
-    from bigmodel import models
-    from bigmodel.experiment import Experiment
-    from bigmodel.models.init import initialize
-    from bigmodel.predictor import Predictor
-    from bigmodel.tasks import text_generation as task
-
-    asked = Experiment.model_validate({"task": "text-generation", "data": {"train": "unused", "max_length": 128}})
-    rows = [{"text": TEXT, "block": -1}]
-    processor, learnt = task.fit(lambda: rows, asked)
-    net = models.build({"type": "transformer", "hidden_size": 32, "num_hidden_layers": 2}, learnt, asked.task)
-    initialize(net, asked.init, 0)
-    net.eval()
-    folder = tmp_path_factory.mktemp("streamed") / "reviews" / "model"
-    Predictor(asked.task, net, processor, {}).save(folder, [{"text": "the quick", "block": -1}])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def client(model, on_uvicorn, client_of) -> Iterator[Any]:
-    with on_uvicorn(model, max_inputs=8, max_waiting=20) as port:
+def client(decoder, on_uvicorn, client_of) -> Iterator[Any]:
+    with on_uvicorn(decoder, max_inputs=8, max_waiting=20) as port:
         yield client_of(port)
 
 
@@ -129,10 +109,10 @@ SYSTEM = [{"role": "system", "content": "be brief"}]
 
 
 @pytest.fixture(scope="module")
-def picky(model, tmp_path_factory, on_uvicorn, client_of) -> Iterator[Any]:
+def picky(decoder, tmp_path_factory, on_uvicorn, client_of) -> Iterator[Any]:
     from bigmodel.predictor import Predictor
 
-    predictor = Predictor.load(model)
+    predictor = Predictor.load(decoder)
     predictor.processor.chat_template = PICKY
     folder = tmp_path_factory.mktemp("picky") / "reviews" / "model"
     predictor.save(folder)
