@@ -308,11 +308,11 @@ def test_a_part_of_a_form_is_called_what_its_header_says(disposition: str, name:
 def test_a_megabyte_of_a_header_is_read_at_once(filler: str) -> None:
     header = 'form-data; name="' + filler * (1_000_000 // len(filler))
     body = f"--x\r\nContent-Disposition: {header}\r\n\r\n\r\n--x--\r\n".encode()
-    began = time.monotonic()
+    began = time.thread_time()
     multipart.parse(body, b"multipart/form-data; boundary=x")
     with pytest.raises(Refusal, match="no end|no boundary"):
         multipart.parse(body, header.replace("name", "boundary").encode())
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2
 
 
 def test_pixels_that_are_no_numbers_of_bytes_are_refused() -> None:

@@ -78,9 +78,9 @@ def test_every_line_is_a_row_or_refused_with_its_reason(name: str, tmp_path: Pat
 
 def test_a_line_of_a_hundred_thousand_names_holds_nobody_up(tmp_path: Path) -> None:
     names = ",".join(f'"a{n:05}":1' for n in range(100_000))
-    began = time.monotonic()
+    began = time.thread_time()
     assert read(tmp_path / "rows.jsonl", f'{{"a": 1}}\n{{{names},"a99999":1}}\n')[1] == (2, "'a99999' is named twice")
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
 
 
 REFUSED: dict[str, tuple[str, str]] = {
