@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from email.message import Message
+import re
+from email.utils import unquote
 
 from serve_app.refusal import Refusal
 
 MAX_PARTS = 1024
+
+_parameters = re.compile(r';\s*([^\s;=]+)\s*=\s*("(?:[^"\\]|\\.)*+"|[^;]*)')
 
 
 def parse(body: bytes, content_type: bytes) -> list[tuple[str, bytes]]:
@@ -33,7 +36,5 @@ def _part(part: bytes) -> tuple[str, bytes]:
 
 def _parameter(header: str, name: str) -> str:
     """A parameter of a header such as `form-data; name="image"`; empty if it has none."""
-    message = Message()
-    message["content-type"] = header
-    found = message.get_param(name)
-    return found if isinstance(found, str) else ""
+    found = (match for match in _parameters.finditer(header) if match[1].lower() == name)
+    return next((unquote(match[2].strip()) for match in found), "")

@@ -118,8 +118,13 @@ class Streams:
             asked.left = True
 
     async def ask(self, rows: Sequence[Row]) -> list[Answer]:
-        """Whole answers, in the order of the rows."""
-        return list(await asyncio.gather(*(self._whole(row) for row in rows)))
+        """Whole answers, in the order of the rows. When one is refused the others are left."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(self._whole(row)) for row in rows]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [one.result() for one in asked]
 
     async def _whole(self, row: Row) -> Answer:
         async with contextlib.aclosing(self.stream(row)) as pieces:

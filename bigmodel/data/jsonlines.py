@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,8 +123,8 @@ def _refuse_constant(name: str) -> None:
 def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is named twice")
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"'{next(name for name in counts if counts[name] > 1)}' is named twice")
     return found
 
 

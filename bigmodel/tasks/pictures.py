@@ -84,8 +84,8 @@ def _plain(image: Any) -> Any:
     if image.mode == "F":
         raise Refused("the pixels of the image are floating-point numbers. Save it with 8 or 16 bits a value", "image")
     if image.mode.startswith("I"):
-        high = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        plain = Image.fromarray(high)
+        high = np.asarray(image) >> 8
+        plain = Image.fromarray(np.clip(high, 0, 255, out=high).astype(np.uint8))
         plain.info = image.info
         return plain
     grey = image.mode in GREY

@@ -374,7 +374,7 @@ def request(processor: Any) -> type[BaseModel]:
 
     strict = ConfigDict(extra="forbid", strict=True)
     message: Any = create_model("Message", __config__=strict, role=(str, ...), content=(str, ...))
-    text: Any = str | Annotated[list[message], Field(min_length=1)]
+    text: Any = str | Annotated[list[message], Field(min_length=1, fail_fast=True)]
     says = "The text to go on with, or the messages of a chat to be answered."
 
     def field(kind: Any, says: str, **limits: Any) -> Any:

@@ -4,6 +4,8 @@ import io
 import json
 import struct
 import tarfile
+import time
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,6 +22,7 @@ from bigmodel.errors import DataError
 from bigmodel.experiment import AugmentConfig, DataConfig, Experiment
 from bigmodel.tasks import augment_images, image_classification, pictures
 from bigmodel.tasks.base import Refused
+from serve_app import multipart
 from serve_app.protocol import Form, Limits
 from serve_app.refusal import Refusal
 
@@ -243,6 +246,19 @@ def test_every_mode_becomes_grey_or_rgb(mode: str) -> None:
     assert image.mode == wanted and image.getpixel((0, 0)) == value
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_of_16_bits_the_higher_8_stay_in_a_few_bytes_a_pixel(mode: str) -> None:
+    values = np.arange(65_536, dtype={"I;16": "<u2", "I;16B": ">u2", "I": "<i4"}[mode]).repeat(64)
+    out = io.BytesIO()
+    Image.frombytes(mode, (2048, 2048), values.tobytes()).save(out, "TIFF")
+    tracemalloc.start()
+    image = pictures.decode(out.getvalue())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(np.asarray(image).ravel(), values // 256)
+    assert most < 14 * values.size
+
+
 def test_cmyk_webp_and_exif_are_understood() -> None:
     assert pictures.decode(file_of("CMYK", "JPEG", colour=(0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
     assert pictures.decode(file_of("RGB", "WEBP", colour=(9, 9, 9))).mode == "RGB"
@@ -335,6 +351,34 @@ def test_the_endpoint_refuses_with_one_sentence(what: str) -> None:
     body, kind, said = REFUSED[what]
     with pytest.raises(Refusal, match=said):
         form().parse(body, kind)
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ('form-data; name="image"', "image"),
+        ("form-data;NAME = image ; filename=a.png", "image"),
+        ('form-data; filename="a; name=photo.png"; name="image"', "image"),
+        ('form-data; filename="a\\"; name=\\"photo"; name="im\\"age"', 'im"age'),
+        ("form-data; filename=a.png", ""),
+        ("form-data; name*=UTF-8''image", ""),
+        ('form-data; name="', '"'),
+    ],
+)
+def test_a_part_of_a_form_is_called_what_its_header_says(disposition: str, name: str) -> None:
+    body = f"--x\r\nContent-Type: image/png\r\ncontent-disposition: {disposition}\r\n\r\ndata\r\n--x--\r\n"
+    assert multipart.parse(body.encode(), b'multipart/form-data; boundary="x"') == [(name, b"data")]
+
+
+@pytest.mark.parametrize("filler", [";", '"', '\\"', ";a", ';a="', "; ", "=", " ", ";a =", "\\"])
+def test_a_megabyte_of_a_header_is_read_at_once(filler: str) -> None:
+    header = 'form-data; name="' + filler * (1_000_000 // len(filler))
+    body = f"--x\r\nContent-Disposition: {header}\r\n\r\n\r\n--x--\r\n".encode()
+    began = time.thread_time()
+    multipart.parse(body, b"multipart/form-data; boundary=x")
+    with pytest.raises(Refusal, match="no end|no boundary"):
+        multipart.parse(body, header.replace("name", "boundary").encode())
+    assert time.thread_time() - began < 2
 
 
 def test_pixels_that_are_no_numbers_of_bytes_are_refused() -> None:

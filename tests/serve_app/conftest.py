@@ -50,6 +50,27 @@ def model(make_model: Make) -> Path:
     return make_model()
 
 
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder of characters that is drawn, not trained."""
+    from bigmodel import models
+    from bigmodel.experiment import Experiment
+    from bigmodel.models.init import initialize
+    from bigmodel.predictor import Predictor
+    from bigmodel.tasks import text_generation as task
+
+    asked = Experiment.model_validate({"task": "text-generation", "data": {"train": "unused", "max_length": 128}})
+    text = "".join(f"line {n}: the quick brown fox jumps over the lazy dog\n" for n in range(200))
+    rows = [{"text": text, "block": -1}]
+    processor, learnt = task.fit(lambda: rows, asked)
+    net = models.build({"type": "transformer", "hidden_size": 32, "num_hidden_layers": 2}, learnt, asked.task)
+    initialize(net, asked.init, 0)
+    net.eval()
+    folder = tmp_path_factory.mktemp("streamed") / "reviews" / "model"
+    Predictor(asked.task, net, processor, {}).save(folder, [{"text": "the quick", "block": -1}])
+    return folder
+
+
 class Answer(NamedTuple):
     status: int
     headers: dict[str, str]

@@ -1,6 +1,7 @@
 """The form of requests for a task that is not text: what a later task gets without touching the endpoint."""
 
 import json
+import time
 from typing import Literal
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from bigmodel.tasks import text_classification
+from bigmodel.tasks import text_classification, text_generation
 from serve_app.documents import openapi, page
 from serve_app.protocol import Form, Limits
 from serve_app.refusal import Refusal
@@ -26,6 +27,7 @@ class Guess(BaseModel):
 
 
 FORM = Form(Person, Guess, Limits(max_inputs=2))
+CHAT = Form(text_generation.request(None), text_generation.answer(None), Limits())
 TEXT = Form(text_classification.request(None), text_classification.answer(None), Limits())
 KEYS = st.sampled_from(["text", "texts", "age", "city", "inputs"]) | st.text(max_size=4)
 
@@ -52,6 +54,9 @@ def test_a_field_that_is_called_inputs_leaves_another_name_for_many():
         (b'{"inputs": [3]}', 422, "inputs[0] must be an object."),
         (b'{"inputs": [{"age": 1}, {"age": 1}, {"age": 1}]}', 413, "3 inputs in one request; at most 2"),
         (b'{"age": 1, "inputs": []}', 422, "not both"),
+        (b'{"age": 1, "age": 2}', 422, 'The key "age" stands twice in one object.'),
+        (b'{"age": 1, "\\u0061ge": 2}', 422, 'The key "age" stands twice in one object.'),
+        (b'{"inputs": [{"age": 1, "city": null, "age": 1}]}', 422, 'The key "age" stands twice in one object.'),
         (b'{"age": 1, "agee": 1}', 422, "agee is not a key of a request. Keys: age, city, inputs."),
     ],
 )
@@ -59,6 +64,25 @@ def test_what_is_wrong_is_named_by_its_place(body, status, says):
     with pytest.raises(Refusal) as refused:
         FORM.parse(body)
     assert refused.value.status == status and says in refused.value.message
+
+
+KEYS_100K = ",".join(f'"a{n:05}":1' for n in range(100_000))
+
+
+@pytest.mark.parametrize(
+    ("form", "body", "says"),
+    [
+        (FORM, f"{{{KEYS_100K}}}", "age is missing"),
+        (FORM, f'{{{KEYS_100K},"a99999":1}}', 'The key "a99999" stands twice'),
+        (FORM, f'{{"inputs":[{{{KEYS_100K},"a99999":1}}]}}', 'The key "a99999" stands twice'),
+        (CHAT, f'{{"text":[{"{}," * 300_000}{{}}]}}', r"text\[0\].role is missing"),
+    ],
+)
+def test_a_megabyte_of_json_holds_nobody_up(form, body, says):
+    began = time.thread_time()
+    with pytest.raises(Refusal, match=says):
+        form.parse(body.encode())
+    assert time.thread_time() - began < 3
 
 
 JSON = st.recursive(

@@ -278,6 +278,48 @@ def test_ctrl_c_answers_what_is_in_flight_and_leaves_nothing(served, front, mode
         again.bind(("127.0.0.1", served.port))
 
 
+@pytest.fixture(scope="module")
+def completing(decoder, tmp_path_factory, client_of):
+    with serve(decoder, tmp_path_factory.mktemp("completing"), "--num-cpus", "0.5") as it:
+        assert it.process.poll() is None, it.said()
+        yield client_of(it.port)
+
+
+def test_a_stream_passes_the_front_as_it_comes(completing):
+    asked = {"text": "the quick", "max_new_tokens": 300}
+    whole, streamed = completing.ask(asked), completing.ask(asked | {"stream": True})
+    assert whole.status == streamed.status == 200 and streamed.headers["content-type"] == "text/event-stream"
+    *pieces, last = [json.loads(event.removeprefix(b"data: ")) for event in streamed.body.split(b"\n\n") if event]
+    assert last == whole.body and "".join(piece["piece"] for piece in pieces) == last["text"]
+    began, came = time.monotonic(), []
+    line = http.client.HTTPConnection("127.0.0.1", completing.port, timeout=20)
+    line.request("POST", completing.path, json.dumps(asked | {"stream": True}))
+    answer = line.getresponse()
+    while answer.read1():
+        came.append(time.monotonic() - began)
+    line.close()
+    assert came[0] < came[-1] / 4
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_completion_ends_when_its_client_leaves(completing, stream):
+    from serve_app.streaming import PLACES
+
+    def seconds(max_new_tokens: int) -> float:
+        began = time.monotonic()
+        assert completing.ask({"text": "the", "max_new_tokens": max_new_tokens}).status == 200
+        return time.monotonic() - began
+
+    long_s = seconds(4096)
+    lines = [http.client.HTTPConnection("127.0.0.1", completing.port, timeout=20) for _ in range(PLACES)]
+    for line in lines:
+        line.request("POST", completing.path, json.dumps({"text": "the", "max_new_tokens": 4096, "stream": stream}))
+    time.sleep(long_s / 4)  # all are under way
+    for line in lines:
+        line.close()
+    assert seconds(2) < long_s / 2
+
+
 def test_a_replica_with_a_tampered_weight_never_answers_and_the_command_says_why(make_model, tmp_path):
     from safetensors.torch import load_file, save_file
 
