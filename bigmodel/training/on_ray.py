@@ -147,6 +147,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     context = train.get_context()
     rank, world, run = context.get_world_rank(), context.get_world_size(), Path(config["run"])
     request = config | {"rank": rank, "world": world, "device": _device(config["device"])}
+    timeout = config["experiment"]["train"]["timeout"]
     failures, why = 0, ""
     with ForkServer() as server:
         while True:
@@ -154,7 +155,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
             if "error" in plan:
                 return dict(plan)
             cut, others = _cut(run), Others(run, plan["port"])
-            found = server.run(request | plan, cluster.leaving, others.are_lost)
+            found = server.run(request | plan, cluster.leaving, others.are_lost, timeout)
             if found is not None and "lost" not in found:
                 if "preempted" in found and rank == 0:
                     setback.note(run, found["preempted"])
