@@ -6,8 +6,6 @@ from __future__ import annotations
 import gc
 import os
 import platform
-import signal
-import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -26,32 +24,10 @@ from bigmodel.training.events import Event, Events, Listener
 from bigmodel.training.run import Run
 from bigmodel.training.saver import BEST, STEP, Saver
 from bigmodel.training.steplog import StepLog
+from bigmodel.training.stop import Stop
 from bigmodel.training.trainer import Progress, Trainer, Worker
 
 T = TypeVar("T")
-
-
-class Stop:
-    """Ctrl-C, or SIGTERM, ends the run after the step that is under way; a second one ends it at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number: int, frame: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def train(experiment: Experiment, prepared: Path, run_path: Path, worker: Worker, listener: Listener) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from bigmodel.experiment import Experiment
 from bigmodel.training import setback
 from bigmodel.training.events import Listener, Tail
 from bigmodel.training.forkserver import ForkServer
-from bigmodel.training.run import Run
+from bigmodel.training.run import STOP, Run
+from bigmodel.training.stop import Stop
 
 WAIT_S = 240  # for room for the workers, once it has been taken away
 NOTICE_S = 20.0  # for a process to notice by itself that another one is lost, and to end what it is saving
@@ -34,14 +35,14 @@ GROW_S = 30.0  # between two looks whether there is room for more of them
 
 def train(experiment: Experiment, prepared: Path, run: Path, listener: Listener) -> dict[str, Any]:
     """N workers of Ray Train, on a Ray of our own or the one RAY_ADDRESS names; started anew from the last checkpoint
-    when one is lost, `train.retries` times."""
+    when one is lost, `train.retries` times. A signal asks them to save and end."""
     listener({"kind": "say", "line": "starting Ray"})
     ours = cluster.connect()
     import ray
 
     try:
         scaling = _scaling(experiment, ray.cluster_resources())
-        with Tail(Run(run).events, listener), setback.Heard(run, listener):
+        with Tail(Run(run).events, listener), setback.Heard(run, listener), Stop(run / STOP):
             return _through_losses(experiment, prepared, run, scaling)
     finally:
         if ours:

@@ -31,7 +31,7 @@ def steps(run: Path) -> list[tuple[int, float]]:
     return [(event["step"], event["loss"]) for event in read(run / "events.jsonl") if event["kind"] == "step"]
 
 
-def command(folder: Path, experiment: Any) -> subprocess.Popen[str]:
+def command(folder: Path, experiment: Any, **how: Any) -> subprocess.Popen[str]:
     (folder / "e.yaml").write_text(experiment.to_yaml())
     return subprocess.Popen(
         [sys.executable, "-m", "bigmodel", "train", "e.yaml"],
@@ -39,6 +39,7 @@ def command(folder: Path, experiment: Any) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        **how,
     )
 
 
@@ -104,6 +105,48 @@ def test_a_killed_worker_of_ray_is_started_anew_and_ends_at_the_same_bits(experi
     assert killed and worker[-1] != killed[0] != os.getpid()
     assert sha256(run.path) == sha256(unbroken)
     assert steps(run.path) == steps(unbroken)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_ctrl_c_has_the_workers_of_ray_save(experiment, tmp_path, number):
+    """As a terminal sends it: to all processes that it has begun."""
+    run, wanted = tmp_path / "run", experiment(*CHANGES, "train.exact=true", "train.workers=2")
+    longer = wanted.model_copy(update={"train": wanted.train.model_copy(update={"epochs": 5000})})
+    process = command(tmp_path, longer, start_new_session=True)
+    wait_for_step(run, 20, process)
+    os.killpg(process.pid, number)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "the state is saved" in said and "Traceback" not in said and "SIGTERM" not in said
+    assert Run(run).info["state"] == "interrupted"
+    last = Checkpoints(str(run / "checkpoints")).names(STEP)[-1]
+    assert f"stopped after step {int(last.removeprefix(STEP))} of" in said
+
+    process = command(tmp_path, longer.model_copy(update={"train": longer.train.model_copy(update={"workers": 0})}))
+    wait_for_step(run, int(last.removeprefix(STEP)) + 1, process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert f"continuing from the checkpoint of step {int(last.removeprefix(STEP))}" in said
+
+
+def test_a_worker_of_ray_that_stands_still_is_replaced(experiment, tmp_path, unbroken, ray_here):
+    """Though there is no other one that would wait for it."""
+    starts: list[dict[str, Any]] = []
+    stopped: list[float] = []
+
+    def stop_at_step_20(event: dict[str, Any]) -> None:
+        if event["kind"] == "start":
+            starts.append(event)
+        if event["kind"] == "step" and event["step"] >= 20 and not stopped:
+            stopped.append(time.time())
+            os.kill(starts[-1]["pid"], signal.SIGSTOP)
+
+    wanted = experiment(*CHANGES, "train.workers=1", "train.timeout=5", f"output={tmp_path / 'ray'}")
+    run = fit(wanted, listener=stop_at_step_20)
+    assert starts[-1]["after"] == "worker 0: silent for 5 s"
+    assert 4 < starts[-1]["time"] - stopped[0] < 65, "a minute to import"
+    assert sha256(run.path) == sha256(unbroken) and steps(run.path) == steps(unbroken)
 
 
 def test_best_weights_later_than_the_checkpoint_are_written_anew(experiment, tmp_path, unbroken):
