@@ -16,7 +16,7 @@ import torch
 from bigmodel.errors import TrainingError
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import read
-from bigmodel.training.fit import fit
+from bigmodel.training.fit import fit, fit_in_parts
 from bigmodel.training.run import Run
 from bigmodel.training.saver import BEST, STEP
 
@@ -166,6 +166,56 @@ def test_best_weights_later_than_the_checkpoint_are_written_anew(experiment, tmp
 
     again = fit(experiment(*CHANGES, "train.keep=100"))
     assert sha256(again.path) == sha256(unbroken)
+
+
+def damage_best(run: Run) -> str:
+    """-> the name of the best weights."""
+    name = f"{BEST}{run.info['progress']['best_step']:08d}"
+    file = run.checkpoints / name / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    run.write(state="interrupted")
+    return name
+
+
+def test_damaged_best_weights_are_trained_again_where_a_checkpoint_before_them_is_left(experiment, unbroken):
+    run = fit(experiment(*CHANGES, "train.keep=100"))
+    name = damage_best(run)
+    told: list[dict[str, Any]] = []
+    again = fit(experiment(*CHANGES, "train.keep=100"), listener=told.append)
+    [damaged] = [event for event in told if event["kind"] == "damaged_checkpoint"]
+    assert damaged["name"] == name and f"{STEP}{name.removeprefix(BEST)}" > damaged["used"] and not damaged["lost"]
+    assert sha256(again.path) == sha256(unbroken) and steps(again.path) == steps(unbroken)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_damaged_best_weights_are_given_up_where_no_checkpoint_before_them_is_left(experiment, ended):
+    run = fit(experiment(*CHANGES, "train.keep=100"))
+    name = damage_best(run)
+    checkpoints, step = Checkpoints(str(run.checkpoints)), int(name.removeprefix(BEST))
+    after = [save for save in checkpoints.names(STEP) if save >= f"{STEP}{step:08d}"]
+    checkpoints.prune(STEP, after if ended else after[:1])
+    told: list[dict[str, Any]] = []
+    again = fit(experiment(*CHANGES), listener=told.append)
+    [damaged] = [event for event in told if event["kind"] == "damaged_checkpoint"]
+    used = after[-1 if ended else 0]
+    assert damaged == {"kind": "damaged_checkpoint", "name": name, "used": used, "lost": True}
+    kept = again.info["progress"]["best_step"]
+    scored = [event for event in read(again.events) if event["kind"] == "validation" and event["step"] == kept][-1]
+    assert again.finished and kept > step and scored["best"]
+    assert again.info["metrics"]["accuracy"] == scored["accuracy"]
+
+
+def test_the_precision_decided_is_told_though_no_checkpoint_was_reached(experiment):
+    parts = fit_in_parts(experiment("train.precision=auto"))
+    next(parts)
+    parts.close()
+    run = Run(experiment().output_path)
+    Checkpoints(str(run.checkpoints)).prune(STEP, [])
+    again = fit(experiment("train.precision=auto"))
+    [event] = [event for event in read(again.events) if event["kind"] == "decision"]
+    assert (event["what"], event["choice"]) == ("precision", run.info["decisions"]["precision"])
 
 
 def test_two_processes_do_not_train_in_one_folder(experiment, tmp_path):
