@@ -235,9 +235,11 @@ def _steps(
         save = validate or stop.asked or (train.checkpoint_every and progress.step % train.checkpoint_every == 0)
         if save or log.full:
             log.flush()
-        save = save or log.stop_asked or log.leaving
+        save = save or log.stop_asked or log.leaving or (log.checkpoint_due and not train.checkpoint_every)
+        if save and not trainer.is_finite():
+            raise healing.Unusable(progress.step, "the weights after it are no numbers")
         validated, best = _validate(trainer, events, rows, samples) if validate else (None, None)
-        if save or (log.checkpoint_due and not train.checkpoint_every):
+        if save:
             progress.events = events.position
             better = ({"model": trainer.weights(averaged=True)}, best) if best is not None else None
             saver.save(trainer.tensors(), vars(progress), better)
