@@ -147,10 +147,12 @@ def places(nodes: Sequence[Mapping[str, float]], each: Mapping[str, float]) -> i
 
 def lighter(trainer: Any) -> Any:
     """A trainer of Ray Train without the actors that bigmodel has no use for, each a process that takes seconds to
-    start: for data sets, though there are none; and, on a Ray of our own, for room that only a dashboard tells of."""
+    start: for data sets, though there are none; and, on a Ray of our own, for room that only a dashboard tells of.
+    Ctrl-C is left to the caller: Ray Train would end the workers before they have saved."""
     unused = {"DatasetsCallback"} | (set() if os.environ.get("RAY_ADDRESS") else {"PlacementGroupCleanerCallback"})
     usual = trainer._create_default_callbacks
     trainer._create_default_callbacks = lambda: [one for one in usual() if type(one).__name__ not in unused]
+    trainer._register_sigint_handler = lambda controller: None
     return trainer
 
 

@@ -285,7 +285,7 @@ class TrainConfig(Section):
     spike: Annotated[float, Field(ge=0)] = 0.0
     """A loss above so many times the median of the last 50 steps counts as no number; 0 never does."""
     timeout: PositiveInt = 300
-    """Seconds a collective operation of several workers may take."""
+    """Seconds a worker may be silent before it is replaced, and a collective operation of several may take."""
 
     @field_validator("workers", mode="plain")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,10 @@ class Goal:
     mode: Literal["max", "min"]
 
     def better(self, new: float, old: float | None) -> bool:
-        return old is None or (new > old if self.mode == "max" else new < old)
+        """A number is better than what is none, such as nan, and that never better than a number."""
+        if old is None or math.isfinite(new) != math.isfinite(old):
+            return old is None or math.isfinite(new)
+        return new > old if self.mode == "max" else new < old
 
 
 class Refused(DataError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -106,13 +106,19 @@ class Checkpoints:
         state: dict[str, Any] = json.loads(data)
         return state
 
-    def latest(self, prefix: str) -> tuple[Checkpoint | None, list[str]]:
-        """The newest whole save, and the names of damaged newer ones that were passed over."""
+    def latest(
+        self, prefix: str, needed: Callable[[dict[str, Any]], str] = lambda state: ""
+    ) -> tuple[Checkpoint | None, list[str]]:
+        """The newest whole save, and the names of damaged ones that were passed over. Where a save's state tells of
+        another one that is `needed` beside it, that must be whole too."""
         damaged: list[str] = []
         for name in reversed(self.names(prefix)):
-            if (checkpoint := self.load(name)) is not None:
+            checkpoint = self.load(name)
+            other = name if checkpoint is None else needed(checkpoint.state)
+            if checkpoint is not None and (not other or self.is_whole(other)):
                 return checkpoint, damaged
-            damaged.append(name)
+            if other not in damaged:
+                damaged.append(other)
         return None, damaged
 
     def prune(self, prefix: str, keep: Iterable[str]) -> None:

@@ -138,7 +138,8 @@ def in_words(event: Event) -> str:
             said = f". Its rows: {', '.join(rows[:3])}{more} (all in events.jsonl)" if rows else ""
             return f"step {event['step']:,}: {event['why']}; back to the last checkpoint, without this batch{said}"
         case "damaged_checkpoint":
-            return f"checkpoint {event['name']} is damaged; going on from {event['used'] or 'the start'}"
+            best = "; the best weights before it are lost, the best from there on are kept" if event.get("lost") else ""
+            return f"checkpoint {event['name']} is damaged; going on from {event['used'] or 'the start'}{best}"
         case "early_stop":
             return f"no improvement since step {event['best_step']:,}: training ends at step {event['step']:,}"
     return " ".join(f"{name} {value}" for name, value in event.items())

@@ -106,7 +106,10 @@ def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict
     """The best weights as a model directory, with some validation rows and their answers."""
     best = Checkpoints(str(run.checkpoints)).load(f"{BEST}{progress['best_step']:08d}")
     if best is None:
-        raise CheckpointError(f"{run.checkpoints}: the best weights, of step {progress['best_step']}, are damaged")
+        raise CheckpointError(
+            f"{run.checkpoints}: the best weights, of step {progress['best_step']}, are damaged. The same command goes "
+            "on from a checkpoint before them"
+        )
     trainer = Trainer(experiment, prepared, Worker())
     trainer.load_weights(best.tensors["model"])
     trainer.model.eval()

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,8 +28,11 @@ from bigmodel.imports import lighten
 
 LOOK_S = 0.25  # between two looks at what happens elsewhere
 KILL_S = 5.0  # for a server to end
+BEAT_S = 1.0  # between two signs of life of a process that trains, whatever it is at
+BEGIN_S = 240.0  # for the first one: the server may have to import
 PR_SET_PDEATHSIG = 1  # prctl(2)
 LEAVE, END = b"l", b"e"  # what may follow a request
+BEAT = b" "  # what may come before an answer
 
 
 class ForkServer:
@@ -52,6 +56,10 @@ class ForkServer:
             self._process.kill()
             self._process.wait()
 
+    def _anew(self) -> None:
+        self._end()
+        self._start()
+
     def _start(self) -> None:
         paths = os.pathsep.join(path for path in sys.path if path)  # Ray brings a job's own modules so
         self._socket, theirs = socket.socketpair()
@@ -61,13 +69,15 @@ class ForkServer:
             )
 
     def run(
-        self, request: dict[str, Any], leaves: Callable[[], bool], ends: Callable[[], bool]
+        self, request: dict[str, Any], leaves: Callable[[], bool], ends: Callable[[], bool], timeout: float
     ) -> dict[str, Any] | None:
         """What `member.train(**request)` returns in a process of its own; None if that process died. It learns it when
-        `leaves` says that its machine will be taken away, and is killed when `ends` says so."""
+        `leaves` says that its machine will be taken away, and is killed when `ends` says so, or where it stands still:
+        no sign of life comes for `timeout` seconds."""
         try:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             answer, left = b"", {LEAVE: leaves, END: ends}
+            heard, silence = time.monotonic(), max(timeout, BEGIN_S)
             while not answer.endswith(b"\n"):
                 for word in [word for word, happened in left.items() if happened()]:
                     self._socket.sendall(word)
@@ -76,10 +86,13 @@ class ForkServer:
                     got = self._socket.recv(65_536)
                     if not got:
                         raise ConnectionResetError
-                    answer += got
+                    answer = (answer + got).lstrip(BEAT)
+                    heard, silence = time.monotonic(), timeout
+                elif time.monotonic() - heard > silence:
+                    self._anew()
+                    return {"lost": f"silent for {silence:g} s"}
         except ConnectionError:  # the server itself was killed
-            self._end()
-            self._start()
+            self._anew()
             return None
         found: dict[str, Any] | None = json.loads(answer)
         return found
@@ -142,7 +155,10 @@ def _forked(train: Callable[..., dict[str, Any]], request: dict[str, Any], asks:
                 sys.exit()
         if answers in ready:
             got = os.read(answers, 65_536)
-            answer, open_ = answer + got, bool(got)
+            answer, open_ = (answer + got).lstrip(BEAT), bool(got)
+            if got and not answer:
+                with suppress(ConnectionError):  # who asked has just gone: the next look shows it
+                    asks.sendall(BEAT)
     for handle in (answers, lives):
         os.close(handle)
     os.waitpid(child, 0)
@@ -153,10 +169,14 @@ def _train(train: Callable[..., dict[str, Any]], request: dict[str, Any], tells:
     """In the process that was forked: it ends here."""
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    leaving = threading.Event()
+    leaving, answered = threading.Event(), threading.Event()
     threading.Thread(target=_listen, args=[alive, leaving], daemon=True).start()
+    beating = threading.Thread(target=_beat, args=[tells, answered], daemon=True)
+    beating.start()
     try:
         answer = json.dumps(train(**request, leaves=leaving.is_set)).encode()
+        answered.set()
+        beating.join()
         while answer:
             answer = answer[os.write(tells, answer) :]
     except BaseException:
@@ -165,6 +185,13 @@ def _train(train: Callable[..., dict[str, Any]], request: dict[str, Any], tells:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _beat(tells: int, answered: threading.Event) -> None:
+    """In a thread of its own, so that a long step, validation or save is no silence."""
+    while not answered.is_set():
+        os.write(tells, BEAT)
+        answered.wait(BEAT_S)
 
 
 def _die_with_parent() -> None:

@@ -61,7 +61,10 @@ def decide(
             )
         return {"what": "skip", "step": found.step, "why": found.why, "rows": rows}
     if train.exact:
-        raise ResourceError(f"out of memory at step {found.step}: {found.why}. Cut the batches: train.shards=...")
+        raise ResourceError(
+            f"out of memory at step {found.step}: {found.why}. Under train.exact to cut a shard would change bits: "
+            f"set more than train.shards={train.shards}, or fewer samples a batch, and start over with --fresh"
+        )
     if largest <= 1:
         raise ResourceError(f"out of memory at step {found.step}, for a single sample: {found.why}")
     return {"what": "accumulate", "step": found.step, "why": found.why, "to": 2 * pieces(found.step, made, train)}

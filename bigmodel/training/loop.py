@@ -6,8 +6,6 @@ from __future__ import annotations
 import gc
 import os
 import platform
-import signal
-import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -26,32 +24,10 @@ from bigmodel.training.events import Event, Events, Listener
 from bigmodel.training.run import Run
 from bigmodel.training.saver import BEST, STEP, Saver
 from bigmodel.training.steplog import StepLog
+from bigmodel.training.stop import Stop
 from bigmodel.training.trainer import Progress, Trainer, Worker
 
 T = TypeVar("T")
-
-
-class Stop:
-    """Ctrl-C, or SIGTERM, ends the run after the step that is under way; a second one ends it at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number: int, frame: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def train(experiment: Experiment, prepared: Path, run_path: Path, worker: Worker, listener: Listener) -> dict[str, Any]:
@@ -120,10 +96,12 @@ def in_parts(
 
 def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events, run_path: Path) -> None:
     """Take up the newest whole checkpoint, and cut the events back to it."""
-    found, damaged = _newest(trainer.worker, checkpoints)
+    found, damaged, lost = _newest(trainer.worker, checkpoints)
     if found is not None:
         trainer.restore(found.tensors)
         trainer.progress = Progress(**found.state)
+    if lost:
+        trainer.progress.best_value, trainer.progress.best_step, trainer.progress.num_worse = None, None, 0
     known = [name for name in checkpoints.names(BEST) if name <= f"{BEST}{trainer.progress.step:08d}"]
     checkpoints.prune(BEST, known)  # a later one is of steps that are done again, and may come out otherwise
     again = [event["step"] for event in events.start(trainer.progress.events) if event["kind"] == "step"]
@@ -147,26 +125,40 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events, run_path
     )
     events.begun()
     for name in damaged:
-        events.write("damaged_checkpoint", name=name, used=found.name if found else None)
+        events.write("damaged_checkpoint", name=name, used=found.name if found else None, lost=name == lost)
     told = {event["step"] for event in events.written() if event["kind"] == "healing"} if trainer.decisions else ()
     for decision in trainer.decisions:
         if decision["step"] > trainer.progress.step and decision["step"] not in told:
             events.write("healing", **decision)
 
 
-def _newest(worker: Worker, checkpoints: Checkpoints) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint as the first worker sees it, and the damaged ones that were passed over. Others might
-    look a moment before or after a save, and all must go on from one step."""
+def _newest(worker: Worker, checkpoints: Checkpoints) -> tuple[Checkpoint | None, list[str], str]:
+    """What `_whole` finds for the first worker. Others might look a moment before or after a save, and all must go on
+    from one step."""
     if worker.world == 1:
-        return checkpoints.latest(STEP)
-    found, damaged = checkpoints.latest(STEP) if worker.rank == 0 else (None, [])
-    name = [found.name if found else None]
+        return _whole(checkpoints)
+    found, damaged, lost = _whole(checkpoints) if worker.rank == 0 else (None, [], "")
+    name = [found.name if found else None, lost]
     dist.broadcast_object_list(name, device=torch.device(worker.device))
     if name[0] and worker.rank:
         found = checkpoints.load(name[0])
         if found is None:
             raise CheckpointError(f"worker {worker.rank} cannot read the checkpoint {name[0]}, which the first one can")
-    return found, damaged
+    return found, damaged, name[1] or ""
+
+
+def _whole(checkpoints: Checkpoints) -> tuple[Checkpoint | None, list[str], str]:
+    """The newest whole checkpoint whose best weights are whole too, and what is damaged and was passed over. Where
+    there is none, the newest whole one, and the name of its best weights, which are lost."""
+    found, damaged = checkpoints.latest(STEP, _best)
+    if found is None and (found := checkpoints.latest(STEP)[0]) is not None:
+        return found, damaged, _best(found.state)
+    return found, damaged, ""
+
+
+def _best(state: dict[str, Any]) -> str:
+    """The weights that a checkpoint names as the best."""
+    return "" if state["best_step"] is None else f"{BEST}{state['best_step']:08d}"
 
 
 def _heal(trainer: Trainer, run: Run, found: healing.Unusable) -> list[healing.Decision]:
@@ -207,6 +199,10 @@ def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
         decided, seconds = trainer.measure_precision()
         _write_decision(run, precision=decided)
         events.write("decision", what="precision", choice=decided, seconds=seconds)
+    elif asked == "auto" and not any(  # cut off with what followed the last checkpoint, or decided by another run
+        event.get("what") == "precision" for event in events.written()
+    ):
+        events.write("decision", what="precision", choice=decided, seconds={})
     if trainer.worker.world > 1:  # what the others read may be older or newer than what the first one did
         choice = [decided]
         dist.broadcast_object_list(choice, device=torch.device(trainer.worker.device))
@@ -224,6 +220,10 @@ def _steps(
     if train.early_stopping and progress.num_worse >= train.early_stopping:
         return  # it had ended
     begin = progress.step
+    if begin == trainer.total_steps and progress.best_step is None:  # the best weights are lost: these are left
+        _, best = _validate(trainer, events, rows, samples)
+        assert best is not None, "the first is the best so far"
+        saver.save(trainer.tensors(), vars(progress), ({"model": trainer.weights(averaged=True)}, best))
     while progress.step < trainer.total_steps:
         if healing.skips(progress.step + 1, trainer.decisions):
             progress.step += 1
@@ -235,9 +235,11 @@ def _steps(
         save = validate or stop.asked or (train.checkpoint_every and progress.step % train.checkpoint_every == 0)
         if save or log.full:
             log.flush()
-        save = save or log.stop_asked or log.leaving
+        save = save or log.stop_asked or log.leaving or (log.checkpoint_due and not train.checkpoint_every)
+        if save and not trainer.is_finite():
+            raise healing.Unusable(progress.step, "the weights after it are no numbers")
         validated, best = _validate(trainer, events, rows, samples) if validate else (None, None)
-        if save or (log.checkpoint_due and not train.checkpoint_every):
+        if save:
             progress.events = events.position
             better = ({"model": trainer.weights(averaged=True)}, best) if best is not None else None
             saver.save(trainer.tensors(), vars(progress), better)

@@ -24,7 +24,8 @@ from bigmodel.experiment import Experiment
 from bigmodel.training import setback
 from bigmodel.training.events import Listener, Tail
 from bigmodel.training.forkserver import ForkServer
-from bigmodel.training.run import Run
+from bigmodel.training.run import STOP, Run
+from bigmodel.training.stop import Stop
 
 WAIT_S = 240  # for room for the workers, once it has been taken away
 NOTICE_S = 20.0  # for a process to notice by itself that another one is lost, and to end what it is saving
@@ -35,14 +36,14 @@ GROW_S = 30.0  # between two looks whether there is room for more of them
 
 def train(experiment: Experiment, prepared: Path, run: Path, listener: Listener) -> dict[str, Any]:
     """N workers of Ray Train, on a Ray of our own or the one RAY_ADDRESS names; started anew from the last checkpoint
-    when one is lost, `train.retries` times."""
+    when one is lost, `train.retries` times. A signal asks them to save and end."""
     listener({"kind": "say", "line": "starting Ray"})
     ours = cluster.connect()
     import ray
 
     try:
         scaling = _scaling(experiment, cluster.nodes())
-        with Tail(Run(run).events, listener), setback.Heard(run, listener):
+        with Tail(Run(run).events, listener), setback.Heard(run, listener), Stop(run / STOP):
             return _through_losses(experiment, prepared, run, scaling)
     finally:
         if ours:
@@ -153,6 +154,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     context = train.get_context()
     rank, world, run = context.get_world_rank(), context.get_world_size(), Path(config["run"])
     request = config | {"rank": rank, "world": world, "device": _device(config["device"])}
+    timeout = config["experiment"]["train"]["timeout"]
     failures, why = 0, ""
     with ForkServer() as server:
         while True:
@@ -160,7 +162,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
             if "error" in plan:
                 return dict(plan)
             cut, others = _cut(run), Others(run, plan["port"])
-            found = server.run(request | plan, cluster.leaving, others.are_lost)
+            found = server.run(request | plan, cluster.leaving, others.are_lost, timeout)
             if found is not None and "lost" not in found:
                 if "preempted" in found and rank == 0:
                     setback.note(run, found["preempted"])

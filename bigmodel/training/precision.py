@@ -24,8 +24,9 @@ GAIN = 1.1  # bf16 must be a tenth faster: it costs digits
 def choose(model: Any, device: str, loss: Callable[[], Any]) -> tuple[str, dict[str, float]]:
     """Time forward and backward of one batch in fp32 and bf16, in turn. -> choice, median seconds of each.
 
-    Where single products on a CPU already tell that bf16 is slower, their seconds are given. Leaves the weights as they
-    are; gradients are cleared and the random state is set anew by every step.
+    Where single products on a CPU already tell that bf16 is slower, their seconds are given. Leaves weights and
+    buffers, such as batch norm's averages, as they are; gradients are cleared and the random state is set anew by every
+    step.
     """
     if device != "cpu" and any(isinstance(module, torch.nn.RNNBase) for module in model.modules()):
         return "fp32", {}  # torch's autocast runs cuDNN's recurrent layers in fp16, whose gradients would vanish
@@ -42,16 +43,21 @@ def choose(model: Any, device: str, loss: Callable[[], Any]) -> tuple[str, dict[
 
 def _time(model: Any, device: str, loss: Callable[[], Any]) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    for repeat in range(1 + REPEATS):
-        for precision, taken in times.items():
-            start = time.perf_counter()
-            with autocast(device, precision):
-                loss().backward()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            if repeat:  # the first is a warm-up
-                taken.append(time.perf_counter() - start)
-            model.zero_grad(set_to_none=True)
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        for repeat in range(1 + REPEATS):
+            for precision, taken in times.items():
+                start = time.perf_counter()
+                with autocast(device, precision):
+                    loss().backward()
+                if device != "cpu":
+                    torch.cuda.synchronize()
+                if repeat:  # the first is a warm-up
+                    taken.append(time.perf_counter() - start)
+                model.zero_grad(set_to_none=True)
+    finally:
+        for buffer, kept in zip(model.buffers(), before, strict=True):
+            buffer.copy_(kept)
     return times
 
 

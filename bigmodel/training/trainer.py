@@ -113,6 +113,7 @@ class Trainer:
         plain_fp32(self.worker.device)
         torch.nn.Module.to(self.model, self.worker.device).train()  # transformers' own `to` has lost its types
         self.optimizer = optim.build(experiment.optim, self.model, scales)
+        self._finite = _are_finite(self.trained)
         self.average = [p.detach().clone() for p in self.trained] if train.average else []
         self.precision = "fp32"
         self.augmented = any(experiment.data.augment.model_dump().values())
@@ -283,6 +284,10 @@ class Trainer:
             decay = min(self.experiment.train.average, (1 + step) / (10 + step))
             torch._foreach_lerp_(self.average, self.trained, 1 - decay)
 
+    def is_finite(self) -> bool:
+        """Whether weights that were numbers at first still are: there is no going back to a checkpoint of others."""
+        return bool((_are_finite(self.trained) | ~self._finite).all())
+
     # ---- validation
 
     def validate(self, rows: Sequence[dict[str, Any]], samples: Samples) -> dict[str, float]:
@@ -346,6 +351,10 @@ class Trainer:
         own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         for name, tensor in weights.items():
             own[name].copy_(tensor)
+
+
+def _are_finite(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([tensor.detach().sum() for tensor in tensors]).isfinite()
 
 
 def _judged(predictor: Predictor, samples: Samples, ids: range) -> list[Answer]:

@@ -4,6 +4,7 @@ the weights of a run that was left alone."""
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from training.test_interruption import sha256, steps
 
 from bigmodel.experiment import Experiment, change
 from bigmodel.training.fit import fit
-from bigmodel.training.on_ray import WAIT_S
+from bigmodel.training.on_ray import NOTICE_S, WAIT_S
 
 EVERY = 20  # steps between checkpoints
 
@@ -161,8 +162,10 @@ def test_a_process_that_stands_still(nodes, job, unbroken):
     servers = set(running().values())
     [other] = [each for each in that_train(nodes) if each.pid not in servers | {first["pid"]}]
     os.kill(other.pid, signal.SIGSTOP)
+    stopped = time.time()
     second = it.wait_for_another(first)
     assert second["workers"] == 2 and second["again"] <= EVERY + 10 and second["after"]
+    assert second["time"] - stopped < 15 + NOTICE_S + 60, "a minute to import"
     it.to_its_end()
     assert same(it, unbroken)
 

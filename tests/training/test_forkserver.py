@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from bigmodel.training.forkserver import ForkServer
 from bigmodel.training.run import STOP, Run
 
 CHANGES = ("train.epochs=25", "train.checkpoint_every=7")
+TIMEOUT = 300
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +88,10 @@ def weights(run: Path) -> bytes:
 def test_a_process_that_is_killed_is_noticed_and_the_next_one_goes_on(server, request_, tmp_path, experiment):
     run = tmp_path / "run"
     killed = once_it_trains(run, lambda pid: os.kill(pid, signal.SIGKILL))
-    assert server.run(request_, never, never) is None
+    assert server.run(request_, never, never, TIMEOUT) is None
     killed.join()
     begin = time.monotonic()
-    found = server.run(request_, never, never)
+    found = server.run(request_, never, never, TIMEOUT)
     assert found is not None and found["step"] == max(e["step"] for e in read(run / "events.jsonl") if "step" in e)
     starts = [event for event in read(run / "events.jsonl") if event["kind"] == "start"]
     assert len(starts) == 2 and starts[1]["step"] > 0 and starts[0]["pid"] != starts[1]["pid"]
@@ -106,18 +108,18 @@ def test_a_server_that_is_killed_takes_its_process_along_and_is_begun_anew(serve
         os.kill(pids[1], signal.SIGKILL)
 
     killed = once_it_trains(tmp_path / "run", kill)
-    assert server.run(request_, never, never) is None
+    assert server.run(request_, never, never, TIMEOUT) is None
     killed.join()
     assert all(map(gone, pids))
     (tmp_path / "run" / STOP).touch()
-    found = server.run(request_, never, never)
+    found = server.run(request_, never, never, TIMEOUT)
     assert found is not None and "the state is saved" in found["interrupted"]
 
 
 def test_nobody_trains_on_when_who_asked_has_gone(request_, tmp_path):
     pids: list[int] = []
     with ForkServer() as server:
-        asked = threading.Thread(target=lambda: server.run(request_, never, never), daemon=True)
+        asked = threading.Thread(target=lambda: server.run(request_, never, never, TIMEOUT), daemon=True)
         noted = once_it_trains(tmp_path / "run", lambda pid: pids.extend([pid, parents()[pid]]))
         asked.start()
         noted.join()
@@ -130,26 +132,51 @@ def test_nobody_trains_on_when_who_asked_has_gone(request_, tmp_path):
 def test_it_is_told_that_its_machine_will_be_taken_away(server, request_, tmp_path):
     leave = threading.Event()
     told = once_it_trains(tmp_path / "run", lambda pid: leave.set())
-    found = server.run(request_, leave.is_set, never)
+    found = server.run(request_, leave.is_set, never, TIMEOUT)
     told.join()
     assert found is not None and "is to be taken away" in found["preempted"]
 
 
 def test_a_notice_before_it_is_there_is_not_lost(request_):
     with ForkServer() as server:
-        found = server.run(request_, lambda: True, never)
+        found = server.run(request_, lambda: True, never, TIMEOUT)
     assert found is not None and "is to be taken away" in found["preempted"]
 
 
 def test_it_is_ended_where_another_worker_is_lost(server, request_, tmp_path):
     lost = threading.Event()
     told = once_it_trains(tmp_path / "run", lambda pid: (os.kill(pid, signal.SIGSTOP), lost.set()))
-    assert server.run(request_, never, lost.is_set) is None
+    assert server.run(request_, never, lost.is_set, TIMEOUT) is None
     told.join()
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_one_that_stands_still_is_ended_alone_or_with_its_server(server, request_, tmp_path, whole):
+    pids: list[int] = []
+
+    def stop(pid: int) -> None:
+        pids.extend([pid, parents()[pid]])
+        for each in pids[: 1 + whole]:
+            os.kill(each, signal.SIGSTOP)
+
+    stopped = once_it_trains(tmp_path / "run", stop)
+    found = server.run(request_, never, never, 3)
+    stopped.join()
+    assert found == {"lost": "silent for 3 s"} and all(map(gone, pids))
+
+
+def test_to_wait_for_long_is_no_silence(server, request_):
+    """For another worker, which never comes."""
+    request_["experiment"]["train"]["timeout"] = 8
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        request_ |= {"world": 2, "port": free.getsockname()[1]}
+    found = server.run(request_, never, never, 4)
+    assert found is not None and "Timed out" in found["lost"]
+
+
 def test_what_goes_wrong_is_an_answer(server, request_):
-    blind = server.run(request_ | {"prepared": "/nowhere"}, never, never)
+    blind = server.run(request_ | {"prepared": "/nowhere"}, never, never, TIMEOUT)
     assert blind is not None and "/nowhere is not to be seen on" in blind["error"]
-    lost = server.run(request_ | {"run": "/proc/nowhere"}, never, never)
+    lost = server.run(request_ | {"run": "/proc/nowhere"}, never, never, TIMEOUT)
     assert lost is not None and "/proc/nowhere" in lost["lost"]

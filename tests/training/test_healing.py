@@ -19,12 +19,12 @@ from training.test_exact import on, same_bits, work
 from training.test_interruption import command, sha256, steps, wait_for_step
 from transformers import AutoTokenizer
 
-from bigmodel.errors import TrainingError
+from bigmodel.errors import ResourceError, TrainingError
 from bigmodel.experiment import Experiment, TrainConfig
 from bigmodel.training import healing
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import read
-from bigmodel.training.fit import fit
+from bigmodel.training.fit import fit, fit_in_parts
 from bigmodel.training.trainer import Trainer
 
 BAD_LINE = 42
@@ -209,3 +209,43 @@ def test_decisions_hold_from_their_step_on():
     assert [healing.pieces(step, made, train) for step in (6, 7, 8)] == [2, 4, 4]
     assert [healing.rate(step, made, train) for step in (4, 5, 9)] == [1.0, 0.5, 0.5]
     assert [step for step in range(1, 9) if healing.skips(step, made)] == [5]
+
+
+def test_a_checkpoint_is_never_of_weights_that_are_no_numbers(experiment, monkeypatch):
+    """One batch's update ends in nan, each time it is taken, with a loss and a gradient that are numbers."""
+    step = Trainer.step
+
+    def diverges(self: Trainer) -> dict[str, Any]:
+        happened = step(self)
+        if self.progress.step == 6:
+            self.trained[0].data[0] = torch.nan
+        return happened
+
+    monkeypatch.setattr(Trainer, "step", diverges)
+    run = fit(experiment("train.checkpoint_every=1"))
+    [made] = run.info["decisions"]["healing"]
+    assert (made["what"], made["step"], made["why"]) == ("skip", 6, "the weights after it are no numbers")
+    assert 6 not in [number for number, _ in steps(run.path)] and run.finished
+
+
+def test_a_spike_heals_and_is_one_again_after_an_interruption(experiment, tmp_path):
+    """The steps before a checkpoint tell what is usual after it."""
+    changes = ("train.epochs=12", "train.spike=1.8", "train.heal=100", "optim.lr=1e-2", "train.batch_size=8")
+    unbroken = fit(experiment(*changes, f"output={tmp_path / 'unbroken'}"))
+    made = unbroken.info["decisions"]["healing"]
+    assert {decision["what"] for decision in made} == {"skip"}
+    assert all("times the median of 50 steps before" in decision["why"] and decision["step"] > 50 for decision in made)
+
+    parts = fit_in_parts(experiment(*changes))
+    while next(parts)["step"] < made[0]["step"] - 40:
+        pass
+    parts.close()
+    run = fit(experiment(*changes))
+    assert run.info["decisions"]["healing"] == made
+    assert sha256(run.path) == sha256(unbroken.path) and steps(run.path) == steps(unbroken.path)
+
+
+def test_short_of_memory_an_exact_run_says_what_to_change():
+    short = healing.Unusable(3, "no room", memory=True)
+    with pytest.raises(ResourceError, match=r"set more than train\.shards=4, or fewer samples a batch"):
+        healing.decide(short, [], TrainConfig(exact=True), 4, [], 1e-3, 100)

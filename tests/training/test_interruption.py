@@ -16,7 +16,7 @@ import torch
 from bigmodel.errors import TrainingError
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import read
-from bigmodel.training.fit import fit
+from bigmodel.training.fit import fit, fit_in_parts
 from bigmodel.training.run import Run
 from bigmodel.training.saver import BEST, STEP
 
@@ -31,7 +31,7 @@ def steps(run: Path) -> list[tuple[int, float]]:
     return [(event["step"], event["loss"]) for event in read(run / "events.jsonl") if event["kind"] == "step"]
 
 
-def command(folder: Path, experiment: Any) -> subprocess.Popen[str]:
+def command(folder: Path, experiment: Any, **how: Any) -> subprocess.Popen[str]:
     (folder / "e.yaml").write_text(experiment.to_yaml())
     return subprocess.Popen(
         [sys.executable, "-m", "bigmodel", "train", "e.yaml"],
@@ -39,6 +39,7 @@ def command(folder: Path, experiment: Any) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        **how,
     )
 
 
@@ -106,6 +107,48 @@ def test_a_killed_worker_of_ray_is_started_anew_and_ends_at_the_same_bits(experi
     assert steps(run.path) == steps(unbroken)
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_ctrl_c_has_the_workers_of_ray_save(experiment, tmp_path, number):
+    """As a terminal sends it: to all processes that it has begun."""
+    run, wanted = tmp_path / "run", experiment(*CHANGES, "train.exact=true", "train.workers=2")
+    longer = wanted.model_copy(update={"train": wanted.train.model_copy(update={"epochs": 5000})})
+    process = command(tmp_path, longer, start_new_session=True)
+    wait_for_step(run, 20, process)
+    os.killpg(process.pid, number)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "the state is saved" in said and "Traceback" not in said and "SIGTERM" not in said
+    assert Run(run).info["state"] == "interrupted"
+    last = Checkpoints(str(run / "checkpoints")).names(STEP)[-1]
+    assert f"stopped after step {int(last.removeprefix(STEP))} of" in said
+
+    process = command(tmp_path, longer.model_copy(update={"train": longer.train.model_copy(update={"workers": 0})}))
+    wait_for_step(run, int(last.removeprefix(STEP)) + 1, process)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert f"continuing from the checkpoint of step {int(last.removeprefix(STEP))}" in said
+
+
+def test_a_worker_of_ray_that_stands_still_is_replaced(experiment, tmp_path, unbroken, ray_here):
+    """Though there is no other one that would wait for it."""
+    starts: list[dict[str, Any]] = []
+    stopped: list[float] = []
+
+    def stop_at_step_20(event: dict[str, Any]) -> None:
+        if event["kind"] == "start":
+            starts.append(event)
+        if event["kind"] == "step" and event["step"] >= 20 and not stopped:
+            stopped.append(time.time())
+            os.kill(starts[-1]["pid"], signal.SIGSTOP)
+
+    wanted = experiment(*CHANGES, "train.workers=1", "train.timeout=5", f"output={tmp_path / 'ray'}")
+    run = fit(wanted, listener=stop_at_step_20)
+    assert starts[-1]["after"] == "worker 0: silent for 5 s"
+    assert 4 < starts[-1]["time"] - stopped[0] < 65, "a minute to import"
+    assert sha256(run.path) == sha256(unbroken) and steps(run.path) == steps(unbroken)
+
+
 def test_best_weights_later_than_the_checkpoint_are_written_anew(experiment, tmp_path, unbroken):
     """They are of steps that are done again, which with another number of workers may come out otherwise."""
     run = fit(experiment(*CHANGES, "train.keep=100"))
@@ -123,6 +166,56 @@ def test_best_weights_later_than_the_checkpoint_are_written_anew(experiment, tmp
 
     again = fit(experiment(*CHANGES, "train.keep=100"))
     assert sha256(again.path) == sha256(unbroken)
+
+
+def damage_best(run: Run) -> str:
+    """-> the name of the best weights."""
+    name = f"{BEST}{run.info['progress']['best_step']:08d}"
+    file = run.checkpoints / name / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    run.write(state="interrupted")
+    return name
+
+
+def test_damaged_best_weights_are_trained_again_where_a_checkpoint_before_them_is_left(experiment, unbroken):
+    run = fit(experiment(*CHANGES, "train.keep=100"))
+    name = damage_best(run)
+    told: list[dict[str, Any]] = []
+    again = fit(experiment(*CHANGES, "train.keep=100"), listener=told.append)
+    [damaged] = [event for event in told if event["kind"] == "damaged_checkpoint"]
+    assert damaged["name"] == name and f"{STEP}{name.removeprefix(BEST)}" > damaged["used"] and not damaged["lost"]
+    assert sha256(again.path) == sha256(unbroken) and steps(again.path) == steps(unbroken)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_damaged_best_weights_are_given_up_where_no_checkpoint_before_them_is_left(experiment, ended):
+    run = fit(experiment(*CHANGES, "train.keep=100"))
+    name = damage_best(run)
+    checkpoints, step = Checkpoints(str(run.checkpoints)), int(name.removeprefix(BEST))
+    after = [save for save in checkpoints.names(STEP) if save >= f"{STEP}{step:08d}"]
+    checkpoints.prune(STEP, after if ended else after[:1])
+    told: list[dict[str, Any]] = []
+    again = fit(experiment(*CHANGES), listener=told.append)
+    [damaged] = [event for event in told if event["kind"] == "damaged_checkpoint"]
+    used = after[-1 if ended else 0]
+    assert damaged == {"kind": "damaged_checkpoint", "name": name, "used": used, "lost": True}
+    kept = again.info["progress"]["best_step"]
+    scored = [event for event in read(again.events) if event["kind"] == "validation" and event["step"] == kept][-1]
+    assert again.finished and kept > step and scored["best"]
+    assert again.info["metrics"]["accuracy"] == scored["accuracy"]
+
+
+def test_the_precision_decided_is_told_though_no_checkpoint_was_reached(experiment):
+    parts = fit_in_parts(experiment("train.precision=auto"))
+    next(parts)
+    parts.close()
+    run = Run(experiment().output_path)
+    Checkpoints(str(run.checkpoints)).prune(STEP, [])
+    again = fit(experiment("train.precision=auto"))
+    [event] = [event for event in read(again.events) if event["kind"] == "decision"]
+    assert (event["what"], event["choice"]) == ("precision", run.info["decisions"]["precision"])
 
 
 def test_two_processes_do_not_train_in_one_folder(experiment, tmp_path):
