@@ -41,7 +41,7 @@ from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
 from bigmodel.tasks.base import Refused, Row, Sample, Task
 
-VERSION = 8  # of the layout and of what preparation does; a change prepares anew
+VERSION = 9  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
 CLEANED, CLEANED_CHARS = 8192, 8 << 20  # rows, or characters, in one batch of a cleaned file
 ENCODED = 2048  # rows encoded at once: what the tokenizer returns is large
