@@ -129,8 +129,8 @@ class TableConfig(Section):
     dates: dict[str, str] = {}
     """Column -> how its dates are written, such as `%d/%m/%Y`. Not given, they are ISO, or as all training rows can be
     read in one way alone: a day above 12 tells it from the month."""
-    missing: list[str] = ["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
-    """Words that stand for a missing value."""
+    missing: list[str] = ["", "?", "NA", "N/A", "null", "NULL", "None"]
+    """Words that stand for a missing value, beside NaN, however it is spelt."""
     max_categories: Annotated[int, Field(ge=1, le=250)] = 100
     """Most categories of a column, the most frequent ones; the others count as one that training never saw."""
     bins: PositiveInt = 48
