@@ -1,5 +1,6 @@
 """Packing loses nothing and mixes nothing; what is encoded comes back; our decoding is transformers' own."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bigmodel import models
+from bigmodel.data import encoding, files
 from bigmodel.data.prepare import open_prepared
 from bigmodel.data.record import Bad, ReadOptions
 from bigmodel.data.sources import BLOCK_SIZE, LONGEST_BLOCK, open_rows
@@ -86,6 +88,39 @@ def test_the_blocks_of_a_file_are_its_text(tmp_path, end):
     assert follows.count(False) == 1
     assert all(len(row.values["text"]) <= LONGEST_BLOCK for row in rows)
     assert np.median([len(row.values["text"]) for row in rows]) < BLOCK_SIZE + 100
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_line_longer_than_any_is_cut_as_a_shorter_one_is(tmp_path, monkeypatch, end):
+    lines = [f"line {n} of many" + end for n in range(300)]
+    lines[50] = "caf\u00e9 " * LONGEST_BLOCK + end
+    lines[51] = "----" + end
+    lines[100] = "x" * (3 * LONGEST_BLOCK) + "----" + end
+    lines[-1] = "y" * (2 * LONGEST_BLOCK + 5)
+    whole = write(tmp_path, "".join(lines))
+    monkeypatch.setattr(encoding, "LONGEST_LINE", LONGEST_BLOCK)
+    monkeypatch.setattr(files, "BLOCK", 5000)
+    assert write(tmp_path, "".join(lines)) == whole
+
+
+def test_a_text_in_one_line_of_any_length_is_read_and_what_is_no_text_of_it_refused(tmp_path):
+    part = b"anarchism originated as a term of abuse " * 26214
+    with (tmp_path / "text8.txt").open("wb") as file:
+        for i in range(80):
+            file.write(part if i != 70 else b"\xff" + part[1:])
+    digest, num_characters, bad = hashlib.sha256(), 0, []
+    for row in open_rows(str(tmp_path / "text8.txt"), ReadOptions(), ["text", BLOCK])[1]:
+        if isinstance(row, Bad):
+            bad.append(row)
+            continue
+        num_characters += len(row.values["text"])
+        digest.update(row.values["text"].encode())
+    (refused,) = bad
+    place = 70 * len(part) // LONGEST_BLOCK * LONGEST_BLOCK
+    written = part * 70 + b"\xff" + part[1:] + part * 9
+    kept = written[:place] + written[place + LONGEST_BLOCK :]
+    assert (refused.line, num_characters) == (1, len(kept))
+    assert digest.hexdigest() == hashlib.sha256(kept).hexdigest()
 
 
 def test_a_line_that_is_no_text_is_refused_and_what_follows_continues_nothing(tmp_path):
