@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bigmodel import models
+from bigmodel import models, pipeline
 from bigmodel.data import encoding, files
 from bigmodel.data.prepare import open_prepared
 from bigmodel.data.record import Bad, ReadOptions
 from bigmodel.data.sources import BLOCK_SIZE, LONGEST_BLOCK, open_rows
-from bigmodel.errors import DataError
+from bigmodel.errors import ConfigError, DataError
 from bigmodel.evaluation import ngrams
 from bigmodel.experiment import Experiment, TokenizerConfig
 from bigmodel.models.init import initialize
@@ -344,6 +344,36 @@ def trained_on_chats(folder, tmp_path):
         "output": str(tmp_path / "run"),
     }
     return Experiment.model_validate(tree)
+
+
+def test_the_command_answers_texts_and_files_with_what_a_request_may_have(found, tmp_path):
+    run = fit(trained_on_chats(found(None), tmp_path))
+    predictor = Predictor.load(run.model)
+    request = text_generation.request(predictor.processor)
+    asks = {"max_new_tokens": 5, "temperature": 1.5, "seed": 3, "stop": ["."]}
+    asked = [dict(request.model_validate({"text": text, **asks})) for text in ("The cat", "On the")]
+    wanted = predictor.predict([text_generation.asked(fields, predictor.processor) for fields in asked])
+    given = [f"{field}={json.dumps(value)}" for field, value in asks.items()]
+    pipeline.predict(run.model, [], tmp_path / "texts.jsonl", ["The cat", "On the"], asks=given)
+    (tmp_path / "asked.jsonl").write_text('{"m": "The cat"}\n{"m": "On the"}\n')
+    pipeline.predict(
+        run.model, [str(tmp_path / "asked.jsonl")], tmp_path / "rows.jsonl", changes=["data.text=m"], asks=given
+    )
+    of_texts, of_rows = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("texts.jsonl", "rows.jsonl")
+    )
+    assert of_texts == wanted
+    assert [{name: row[name] for name in answer} for row, answer in zip(of_rows, wanted, strict=True)] == wanted
+    for ask, words in {
+        "temprature=1": "--ask temprature=1: .* Did you mean 'temperature'?",
+        "text=a": "--ask text=a: wanted is",
+        "seed": "--ask seed: wanted is .* as FIELD=VALUE: max_new_tokens, repetition_penalty, seed, stop",
+        "top_p=2": "--ask top_p=2: Input should be less than or equal to 1",
+        "max_new_tokens=many": "--ask max_new_tokens=many: Input should be a valid integer",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            pipeline.predict(run.model, [], None, ["The cat"], asks=[ask])
 
 
 def test_chats_are_written_by_the_tokenizers_own_template_in_training_and_serving(found, tmp_path):
