@@ -135,8 +135,8 @@ def _name_languages(ids: Any, model: Mapping[str, Any]) -> dict[str, int]:
 
     source = model["pretrained"]
     if not subwords.is_multilingual(ids):
-        if named := [field for field in LANGUAGES if field in model]:
-            raise ConfigError(f"model.{named[0]}: the tokenizer of '{source}' knows no languages. Leave the field out")
+        for field in (field for field in LANGUAGES if field in model):
+            raise ConfigError(f"model.{field}: the tokenizer of '{source}' knows no languages. Leave the field out")
         return {}
     known = subwords.known_languages(ids)
     named = {field: model.get(field) or ids.init_kwargs.get(field) for field in LANGUAGES}
