@@ -124,6 +124,10 @@ def predict(
         list[str] | None, typer.Option(metavar="TEXT", help="Answer this text; may be given again.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show which tokens, columns or pixels decided.")] = False,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=VALUE", help="A field of the endpoint's request, for all rows: temperature=0.8"),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     changes: Changes = None,
@@ -131,7 +135,7 @@ def predict(
     """Answer the rows of files, or single texts."""
     from bigmodel import pipeline
 
-    pipeline.predict(model, files or [], output, text or [], explain, device, precision, changes or [])
+    pipeline.predict(model, files or [], output, text or [], explain, device, precision, changes or [], ask or [])
 
 
 @app.command()

@@ -129,8 +129,8 @@ class TableConfig(Section):
     dates: dict[str, str] = {}
     """Column -> how its dates are written, such as `%d/%m/%Y`. Not given, they are ISO, or as all training rows can be
     read in one way alone: a day above 12 tells it from the month."""
-    missing: list[str] = ["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
-    """Words that stand for a missing value."""
+    missing: list[str] = ["", "?", "NA", "N/A", "null", "NULL", "None"]
+    """Words that stand for a missing value, beside NaN, however it is spelt."""
     max_categories: Annotated[int, Field(ge=1, le=250)] = 100
     """Most categories of a column, the most frequent ones; the others count as one that training never saw."""
     bins: PositiveInt = 48
@@ -172,7 +172,7 @@ class DataConfig(Section):
     label: str | None = None
     """The column that holds the label; of tabular-regression, the number."""
     relabel: dict[str, str] = {}
-    """Label as a file has it -> label: `{"<=50K.": "<=50K"}`."""
+    """Label as a file has it, be it a word, a number or a truth -> label: `{"<=50K.": "<=50K"}`, `{0: neg, 1: pos}`."""
     split: SplitConfig = SplitConfig()
     """How the training rows are shared out where `valid` or `test` names no file."""
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet", "text", "images"] = "auto"
@@ -495,7 +495,13 @@ def validate(
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: 2e-3 is a number, no and on are words."""
+    """YAML 1.2 scalars: 2e-3 is a number, no and on are words. A key is always a word: 0 may be a label's name."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -594,8 +600,6 @@ def _explain(error: ValidationError, tree: dict[str, Any]) -> list[Problem]:
     wanted: dict[tuple[str, ...], list[str]] = {}
     for found in error.errors(include_url=False):
         at = _key(found["loc"])
-        if found["loc"][-1:] == ("[key]",):
-            continue  # of the model section, whose fields are checked elsewhere
         if found["type"] in ("extra_forbidden", "invalid_key"):
             problems.append((at, _unknown(at)))
         elif found["type"] == "missing" and len(at) == len(found["loc"]):

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,10 +28,10 @@ from bigmodel.data.files import resolve
 from bigmodel.data.prepare import open_prepared, prepare
 from bigmodel.data.quarantine import Quarantine
 from bigmodel.data.record import Bad
-from bigmodel.errors import CheckpointError, ConfigError, DataError, ResourceError
+from bigmodel.errors import CheckpointError, ConfigError, DataError, ResourceError, did_you_mean
 from bigmodel.experiment import DataConfig, Experiment, Problem
 from bigmodel.predictor import Predictor
-from bigmodel.tasks.base import Answer, Refused
+from bigmodel.tasks.base import BLOCK, Answer, Refused
 from bigmodel.training.run import Run
 
 CHUNK = 4096  # rows read, answered and written together, fewer of files
@@ -173,12 +174,17 @@ def predict(
     device: str = "auto",
     precision: str = "auto",
     changes: Sequence[str] = (),
+    asks: Sequence[str] = (),
 ) -> None:
-    """Answer rows of files, or single texts, in order: JSON Lines to `output` or to standard output."""
+    """Answer rows of files, or single texts, in order: JSON Lines to `output` or to standard output. `asks` are fields
+    of the endpoint's request, `temperature=0.8`, for each of them."""
     if bool(files) == bool(texts):
         raise ConfigError("predict wants either files or --text 'a text to answer' (which may be given again)")
     refuse_input_as_output(files, output)
     predictor = load(model, device, "fp32" if explain else precision)
+    options = wished(asks, predictor)
+    if explain and options:
+        raise ConfigError("--ask says how to answer, and --explain what decided: leave one of them out")
     if explain:
         from bigmodel.evaluation.explain import explainer
 
@@ -198,11 +204,14 @@ def predict(
         return
     if texts:
         with writing(output) as out:
-            out.writelines(line(answer) for answer in predictor.predict(rows_of(texts, predictor)))
+            rows = [row | options for row in rows_of(texts, predictor)]
+            out.writelines(line(answer) for answer in predictor.predict(rows))
         return
     data = reading(predictor, changes)
     with writing(output) as out:
-        num_rows, num_bad = _answer(found(files, predictor, data, asking(predictor, data)), predictor, out)
+        items = found(files, predictor, data, asking(predictor, data))
+        asked = (replace(item, row=item.row | options) if isinstance(item, Placed) else item for item in items)
+        num_rows, num_bad = _answer(asked, predictor, out)
     if num_bad > data.max_bad * num_rows:
         raise DataError(
             f"{num_bad:,} of {num_rows:,} rows could not be read; the answers say why. data.max_bad allows "
@@ -248,9 +257,9 @@ def keep_pictures(explanations: Sequence[dict[str, Any]], output: Path) -> None:
 
 
 def asking(predictor: Predictor, data: DataConfig) -> dict[str, str]:
-    """The roles and columns of rows without targets."""
-    task = predictor.task
-    return {role: column for role, column in task.columns(data).items() if role not in task.targets}
+    """The roles and columns of rows without targets. A text to be gone on with is a row, no block of lines."""
+    roles = predictor.task.columns(data).items()
+    return {role: column for role, column in roles if role not in predictor.task.targets and column != BLOCK}
 
 
 def readable(items: Sequence[Placed | Bad], predictor: Predictor) -> list[Placed | Bad]:
@@ -376,6 +385,26 @@ def rows_of(texts: Sequence[str], predictor: Predictor) -> list[dict[str, Any]]:
         raise DataError(f"--text: {refused.reason}") from None
     except ValidationError as e:
         raise DataError(f"--text {e.errors(include_url=False)[0]['msg'].removeprefix('Value error, ')}") from None
+
+
+def wished(asks: Sequence[str], predictor: Predictor) -> dict[str, Any]:
+    """Fields of a request beside its text, such as `temperature=0.8`, as the endpoint would take them."""
+    task, processor = predictor.task, predictor.processor
+    request = task.request(processor)
+    known = set(request.model_fields) - {"text"} if "text" in request.model_fields else set()
+    for ask in asks:
+        field, equals, _ = ask.partition("=")
+        if not equals or field not in known:
+            what = "what a request to this model has beside its text, as FIELD=VALUE"
+            some = ", ".join(sorted(known)) or "nothing"
+            raise ConfigError(f"--ask {ask}: wanted is {what}: {some}.{did_you_mean(field, known)}")
+    fields, _ = experiments.parse("\n".join(ask.replace("=", ": ", 1) for ask in asks) or "{}", "--ask")
+    try:
+        row = task.asked(dict(request.model_validate({"text": "a text", **fields})), processor) if fields else {}
+    except ValidationError as e:
+        wrong = e.errors(include_url=False)[0]
+        raise ConfigError(f"--ask {wrong['loc'][0]}={fields[str(wrong['loc'][0])]}: {wrong['msg']}") from None
+    return {field: row[field] for field in fields if field in row}
 
 
 @contextmanager

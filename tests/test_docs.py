@@ -17,6 +17,10 @@ import pytest
 import typer.main
 import yaml
 
+from bigmodel import demonstration, pipeline
+from bigmodel.demonstration import DEMOS
+from bigmodel.errors import ConfigError
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
@@ -166,10 +170,28 @@ demonstration.walk("text-classification", "runs/demo", {free_port()})
     assert (tmp_path / "runs/demo/new.csv").exists()
 
 
-def test_the_demonstration_does_not_delete_another_run(tmp_path):
-    from bigmodel import demonstration
-    from bigmodel.errors import ConfigError
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("task", DEMOS)
+def test_every_demonstration_walks_the_whole_path_as_it_is(task, tmp_path):
+    said = run(f"{sys.executable} -m bigmodel demo {task}", tmp_path)
+    assert "[5/5]" in said and "equal: every word" in said
 
+
+@pytest.mark.parametrize("task", DEMOS)
+def test_every_demonstration_trains_on_the_data_it_writes_and_answers_its_questions(task, tmp_path, monkeypatch):
+    """With less data and one epoch."""
+    demo = demonstration.demo_of(task)
+    for name, less in {"ROWS": 400, "NEW_ROWS": 20, "CHARACTERS": 20_000}.items():
+        if name in vars(demo):
+            monkeypatch.setattr(demo, name, less)
+    file, _ = demonstration.write_experiment(demo, tmp_path)
+    trained = pipeline.train(file, ["train.epochs=1"], fresh=True)
+    answers = demonstration.predicted(demo, trained.model)
+    assert all(demo.shown(question, answer) for question, answer in zip(demo.QUESTIONS, answers, strict=True))
+
+
+def test_the_demonstration_does_not_delete_another_run(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ConfigError, match="not the demonstration's"):
         demonstration.write_experiment(demonstration.demo_of("text-classification"), tmp_path)

@@ -11,6 +11,7 @@ from bigmodel.data.record import Bad, ReadOptions, excerpt
 from bigmodel.data.sources import is_of_images, open_rows
 from bigmodel.errors import DataError, did_you_mean
 from bigmodel.experiment import DataConfig
+from bigmodel.tasks import labels
 from bigmodel.tasks.base import BLOCK, WHOLE, Refused, Row, Task
 
 SHOWN = 20  # names of columns in a message
@@ -93,8 +94,9 @@ def _as_meant(values: dict[str, Any], wanted: Mapping[str, str], options: ReadOp
         values = {column: value for column, value in values.items() if column not in options.ignored}
     column = wanted.get("label")
     if options.relabel and column in values:
-        label = values[column].strip() if isinstance(values[column], str) else values[column]
-        values = {**values, column: options.relabel.get(label, label)}
+        word = labels.as_word(values[column])
+        if isinstance(word, str):
+            values = {**values, column: options.relabel.get(word.strip(), values[column])}
     return values
 
 

@@ -21,7 +21,7 @@ EVIDENCE = 1 << 20
 SEARCHED = 64 << 20
 """Bytes searched for such blocks; a file that is ASCII so far is read as UTF-8."""
 LONGEST_LINE = 64 << 20
-"""Characters: what has no line end for so long is not a file of rows."""
+"""Characters: what has no line end for so long is not a file of rows; of raw text it is handed over in parts."""
 
 NO_TEXT = "bytes that are no text in this encoding"
 UNDECODABLE = re.compile("[\ud800-\udfff]")
@@ -44,6 +44,8 @@ class Lines:
     """Some line has bytes that are no text, standing as lone surrogates."""
     quoted: bool
     """Some line has a double quote."""
+    unended: bool = False
+    """The last line goes on in the next block."""
 
 
 def detect(blocks: Iterable[bytes], source: str) -> str:
@@ -80,25 +82,31 @@ def check(name: str) -> str:
     return info.name
 
 
-def decode(blocks: Iterable[bytes], encoding: str, source: str) -> Iterator[Lines]:
-    """The lines of a file. Bytes that are no text become lone surrogates U+DC00 + byte; their block is `damaged`."""
+def decode(blocks: Iterable[bytes], encoding: str, source: str, of_rows: bool = True) -> Iterator[Lines]:
+    """The lines of a file. Bytes that are no text become lone surrogates U+DC00 + byte; their block is `damaged`.
+    Lines longer than any row are refused `of_rows`, else cut."""
     codecs.register_error("bigmodel.mark", _mark)
     rest: list[str] = []  # the line that has not ended yet
     length, quoted, damaged = 0, False, False
     for text, bad in _texts(blocks, encoding):
+        if not text:
+            continue
         quoted, damaged = quoted or '"' in text, damaged or bad
         cut = max(text.rfind("\n"), text.rfind("\r", 0, -1)) + 1  # a CR at the end may be half of a CRLF
-        if not cut and not (rest and rest[-1].endswith("\r") and text):
+        unended = not cut and not (rest and rest[-1].endswith("\r"))
+        if unended and length + len(text) <= LONGEST_LINE:
             rest.append(text)
             length += len(text)
-            if length > LONGEST_LINE:
-                raise DataError(
-                    f"{source}: a line of more than {LONGEST_LINE >> 20} Mi characters. Is it a file of rows?"
-                )
             continue
+        if unended and of_rows:
+            raise DataError(f"{source}: a line of more than {LONGEST_LINE >> 20} Mi characters. Is it a file of rows?")
         joined = "".join(rest) + text
-        cut = max(joined.rfind("\n"), joined.rfind("\r", 0, -1)) + 1
-        yield Lines(list(io.StringIO(joined[:cut], newline="")), damaged, quoted)
+        if unended:
+            cut = (len(joined) - 1) // LONGEST_LINE * LONGEST_LINE
+            yield Lines([joined[:cut]], damaged, quoted, unended)
+        else:
+            cut = max(joined.rfind("\n"), joined.rfind("\r", 0, -1)) + 1
+            yield Lines(list(io.StringIO(joined[:cut], newline="")), damaged, quoted)
         rest = [joined[cut:]]
         length, quoted, damaged = len(rest[0]), '"' in rest[0], damaged and bool(UNDECODABLE.search(rest[0]))
     if tail := "".join(rest):

@@ -49,7 +49,7 @@ def open_rows(
         return _parquet(source, wanted, groups)
     if kind == "images":
         return ["image", "label"], images.read_images(source)
-    blocks = _lines(source, options)
+    blocks = _lines(source, options, of_rows=kind != "text" or not in_blocks)
     if kind == "jsonl":
         return _named(read_json(blocks, source), source)
     if kind == "text" and in_blocks:
@@ -95,10 +95,10 @@ def is_of_images(source: str, options: ReadOptions) -> bool:
     return options.format == "images" or (options.format == "auto" and images.holds_images(source))
 
 
-def _lines(source: str, options: ReadOptions) -> Iterator[Lines]:
+def _lines(source: str, options: ReadOptions, of_rows: bool) -> Iterator[Lines]:
     name = options.encoding
     name = encoding.detect(files.blocks(source, told=False), source) if name == "auto" else encoding.check(name)
-    return encoding.decode(files.blocks(source), name, source)
+    return encoding.decode(files.blocks(source), name, source, of_rows)
 
 
 def _text(blocks: Iterator[Lines], source: str, options: ReadOptions) -> Iterator[Record | Bad]:
@@ -154,16 +154,21 @@ def text_blocks(blocks: Iterator[Lines], source: str, name: str, separator: str 
 
 
 def _parts_of_lines(blocks: Iterator[Lines], separator: str | None) -> Iterator[tuple[str, bool, bool]]:
-    """Lines, long ones in parts -> (part, whether it is text, whether it is the line between two documents)."""
+    """Lines, long ones in parts -> (part, whether it is text, whether it is the line between two documents). One
+    that is no text is whole, unless it was cut before."""
+    goes_on = False
     for block in blocks:
-        for line in block.lines:
-            if separator is not None and line.rstrip("\r\n") == separator:
+        for i, line in enumerate(block.lines):
+            is_cut = (goes_on and i == 0) or (block.unended and i == len(block.lines) - 1)
+            if separator is not None and not is_cut and line.rstrip("\r\n") == separator:
                 yield line, True, True
-            elif block.damaged and UNDECODABLE.search(line):
-                yield line, False, False
-            else:
-                for at in range(0, len(line), LONGEST_BLOCK):
-                    yield line[at : at + LONGEST_BLOCK], True, False
+                continue
+            whole = not is_cut and block.damaged and bool(UNDECODABLE.search(line))
+            size = len(line) if whole else LONGEST_BLOCK
+            for at in range(0, len(line), size):
+                part = line[at : at + size]
+                yield part, not (block.damaged and UNDECODABLE.search(part)), False
+        goes_on = block.unended
 
 
 def pieces(source: str, options: ReadOptions) -> list[range | None]:

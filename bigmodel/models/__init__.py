@@ -140,7 +140,8 @@ def is_ours(model: Mapping[str, Any]) -> bool:
 def build(model: Mapping[str, Any], learnt: Mapping[str, Any], task: str) -> PreTrainedModel:
     """The model that an experiment's section and the training data describe, in fp32 on the CPU.
 
-    model   `type` or `pretrained` and the fields of the config, without `problems`; `lora` is for `lora.adapt`
+    model   `type` or `pretrained` and the fields of the config, without `problems`; `lora` is for `lora.adapt`, and
+            `src_lang` and `tgt_lang` are for the tokenizer
     learnt  vocab_size, pad_token_id, bos_token_id, eos_token_id, id2label, label2id, max_length, as the task has them
     task    such as text-classification
 
@@ -148,7 +149,8 @@ def build(model: Mapping[str, Any], learnt: Mapping[str, Any], task: str) -> Pre
     pretrained model cannot be loaded or does not fit.
     """
     if "pretrained" in model:
-        fields = {name: value for name, value in model.items() if name not in ("pretrained", "lora")}
+        beside = ("pretrained", "lora", *pretrained.LANGUAGES)
+        fields = {name: value for name, value in model.items() if name not in beside}
         return pretrained.load(model["pretrained"], auto_class(task), fields, learnt)
     model_type, fields = resolve(model, task, learnt)
     config_class = CONFIG_MAPPING[model_type]
@@ -169,8 +171,12 @@ def problems(model: Mapping[str, Any], task: str) -> list[Problem]:
     except ModelError as e:
         return [(key, str(e))]
     problems = lora.problems(model) if "lora" in model else []
-    fields = {name: value for name, value in model.items() if name not in (key, "lora")}
-    if problems := field_problems(config_class, fields, ["lora"] if key == "pretrained" else []) + problems:
+    languages = pretrained.LANGUAGES if key == "pretrained" and task == "translation" else ()
+    for name in languages:
+        if not isinstance(model.get(name, ""), str):
+            problems.append((name, f"model.{name} is {model[name]!r}, but must be a word"))
+    fields = {name: value for name, value in model.items() if name not in (key, "lora", *languages)}
+    if problems := field_problems(config_class, fields, ["lora", *languages] if key == "pretrained" else []) + problems:
         return problems
     if key == "pretrained":
         return pretrained.reshaping_problems(model[key], auto_class(task), fields)

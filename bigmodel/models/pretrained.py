@@ -18,6 +18,7 @@ from transformers.utils import logging
 from bigmodel.models.fields import ModelError, Problem, fit, root_message
 
 Shapes = dict[str, torch.Size]
+LANGUAGES = ("src_lang", "tgt_lang")  # of the tokenizer of a translation model of many languages, by its own codes
 ADAPTER = "adapter_config.json"  # of peft: a folder with it holds no whole weights
 
 
@@ -90,6 +91,8 @@ def load(source: str, auto_class: Any, fields: Mapping[str, Any], learnt: Mappin
     if mismatched - head:
         raise ModelError(f"model.pretrained: {source}: its weights are not those that its config.json describes")
     fresh = missing | mismatched
+    if "generation" in learnt:
+        model.generation_config.update(**learnt["generation"])
     model.fresh = frozenset(fresh if config.id2label == known_labels else fresh | head)
     model.head = frozenset(head)
     return model  # type: ignore[no-any-return]
@@ -118,8 +121,10 @@ def quiet() -> Iterator[None]:
 
 
 def _taught(learnt: Mapping[str, Any]) -> dict[str, Any]:
-    """The data's labels and the tokenizer's padding. What labels meant before, such as a regression, goes with them."""
-    taught = {name: learnt[name] for name in ("id2label", "label2id", "pad_token_id") if name in learnt}
+    """The data's labels, the tokenizer's padding and start. What labels meant before, such as a regression, goes with
+    them."""
+    names = ("id2label", "label2id", "pad_token_id", "decoder_start_token_id")
+    taught = {name: learnt[name] for name in names if name in learnt}
     return taught | ({"problem_type": None} if "id2label" in learnt else {})
 
 

@@ -92,10 +92,10 @@ def part_names(column: Mapping[str, Any]) -> list[str]:
 
 
 def nothing(value: Any, missing: Sequence[str]) -> Any:
-    """The value, without blanks around it; None where it stands for nothing."""
+    """The value, without blanks around it; None where it stands for nothing, as NaN does however it is spelt."""
     if isinstance(value, str):
         value = value.strip()
-        return None if value in missing else value
+        return None if value in missing or value.lower().lstrip("+-") == "nan" else value
     return None if value is None or value != value else value
 
 

@@ -16,16 +16,22 @@ def clean_label(value: Any, column: str) -> str:
     """The label as text: 1, 1.0 and "1" are one label, true is "true"."""
     if value is None:
         raise Refused("there is no label", column)
+    word = as_word(value)
+    if not isinstance(word, str):
+        raise Refused(f"a label is a word or a number, not {type(value).__name__} {value!r:.40}", column)
+    label = normalize(word)
+    if not label:
+        raise Refused("the label is empty", column)
+    return label
+
+
+def as_word(value: Any) -> Any:
+    """A number or truth as a file of words has it: 1 and 1.0 are "1", true is "true". Anything else as it is."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, (str, int, float)) or value != value:
-        raise Refused(f"a label is a word or a number, not {type(value).__name__} {value!r:.40}", column)
-    label = normalize(str(value))
-    if not label:
-        raise Refused("the label is empty", column)
-    return label
+    return str(value) if isinstance(value, (int, float)) and value == value else value
 
 
 def fit_labels(labels: Iterable[str], column: str) -> dict[str, Any]:

@@ -103,6 +103,16 @@ def train(texts: Iterable[str], config: TokenizerConfig, lowercase: bool, max_le
     )
 
 
+def is_multilingual(tokenizer: Any) -> bool:
+    """Whether a text carries the token of its language, as M2M100, NLLB and mBART have it."""
+    return hasattr(tokenizer, "set_tgt_lang_special_tokens")
+
+
+def known_languages(tokenizer: Any) -> list[str]:
+    """The codes of a multilingual tokenizer's languages."""
+    return list(getattr(tokenizer, "lang_code_to_id", None) or [t for t in tokenizer.all_special_tokens if t[0] != "<"])
+
+
 def load(path: Path, max_length: int | None = None) -> Languages:
     """The tokenizers of a folder, reading at most `max_length` tokens. OSError or ValueError where they do not open."""
     from transformers import AutoTokenizer

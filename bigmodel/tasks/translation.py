@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -29,6 +30,7 @@ targets = ("target",)
 judged_with = ("target",)
 unit = "tokens"
 
+START = "decoder_start_token_id"
 IGNORED = -100  # a label that is no target, in all of transformers
 LONGEST = 512
 """Tokens read and written where neither tokenizer nor model knows a limit."""
@@ -120,11 +122,36 @@ def _adopt(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[L
     if tokenizer.is_made_up(processor.source):
         raise ConfigError(f"model.pretrained: '{source}' has no tokenizer: put the one it was trained with beside it")
     _limit(processor, config)
-    return processor, {
-        "vocab_size": len(processor.source),
-        "pad_token_id": processor.source.pad_token_id,
-        "decoder_start_token_id": _start(config, source),
-    }
+    learnt = {"vocab_size": len(processor.source), "pad_token_id": processor.source.pad_token_id}
+    if not (first := _name_languages(processor.source, experiment.model)):
+        return processor, {**learnt, "decoder_start_token_id": _start(config, source)}
+    return processor, {**learnt, "decoder_start_token_id": getattr(config, START, None), **first, "generation": first}
+
+
+def _name_languages(ids: Any, model: Mapping[str, Any]) -> dict[str, int]:
+    """The tokenizer of a pretrained model told its two languages -> how a translation into the second begins; nothing
+    of one that knows no languages."""
+    from bigmodel.models.pretrained import LANGUAGES
+
+    source = model["pretrained"]
+    if not subwords.is_multilingual(ids):
+        for field in (field for field in LANGUAGES if field in model):
+            raise ConfigError(f"model.{field}: the tokenizer of '{source}' knows no languages. Leave the field out")
+        return {}
+    known = subwords.known_languages(ids)
+    named = {field: model.get(field) or ids.init_kwargs.get(field) for field in LANGUAGES}
+    for field, code in named.items():
+        if code is None:
+            raise ConfigError(
+                f"model.pretrained: '{source}' translates between {len(known)} languages: name model.src_lang and "
+                f"model.tgt_lang, such as {', '.join(known[:5])} ..."
+            )
+        if code not in known:
+            near = ", ".join(difflib.get_close_matches(code, known, 5, 0.4) or known[:5])
+            raise ConfigError(f"model.{field}: the tokenizer of '{source}' has no '{code}' of {len(known)}: {near} ...")
+        setattr(ids, field, code)
+    first, last = ids(text_target="")["input_ids"]
+    return {"forced_bos_token_id": first} if first != ids.eos_token_id else {START: last}  # the latter as mBART has it
 
 
 def _start(config: Any, source: str) -> int:
@@ -153,7 +180,8 @@ def shaped_by(experiment: Experiment) -> dict[str, Any]:
     folder = Path(models.pretrained.locate(source))
     files = sorted(path for path in folder.glob("*") if path.suffix in (".json", ".model", ".txt", ".spm"))
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    return {"pretrained": source, "files": digests}
+    languages = {name: experiment.model[name] for name in models.pretrained.LANGUAGES if name in experiment.model}
+    return {"pretrained": source, "files": digests, **languages}
 
 
 def load_processor(path: Path, config: Any = None) -> Languages:
@@ -161,6 +189,11 @@ def load_processor(path: Path, config: Any = None) -> Languages:
     if config is not None:
         if tokenizer.is_made_up(processor.source):
             raise CheckpointError(f"{path}: there is no tokenizer: put the one that the model was trained with here")
+        if subwords.is_multilingual(processor.source) and processor.source.tgt_lang is None:
+            raise CheckpointError(
+                f"{path}: its tokenizer knows many languages, and none is named: train it with model.pretrained, "
+                "model.src_lang and model.tgt_lang"
+            )
         _limit(processor, config)
     return processor
 

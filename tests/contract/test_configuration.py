@@ -137,6 +137,9 @@ GOOD = {
     "model={num_filters: 7}": lambda e: e.model == {"type": "textcnn", "num_filters": 7},
     "data.train=[a.csv, b.csv]": lambda e: e.data.train == ["a.csv", "b.csv"],
     "data.text=no": lambda e: e.data.text == "no",  # YAML 1.2: a word
+    "data.relabel={0: neg, true: pos, no: none}": lambda e: (
+        e.data.relabel == {"0": "neg", "true": "pos", "no": "none"}  # a key is a word
+    ),
     "output=runs/a=b": lambda e: e.output == "runs/a=b",
 }
 

@@ -141,6 +141,36 @@ def test_labels_of_parquet_may_be_numbers(values: list[Any], folder: Path) -> No
     assert set(prepared.learnt["label2id"]) == ({"true", "false"} if values[0] is True else {"0", "1"})
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("values", [[1, 0], [True, False], [1.0, 0.0]])
+def test_labels_are_relabelled_whether_they_are_words_numbers_or_truths(
+    values: list[Any], name: str, folder: Path
+) -> None:
+    rows = [{"text": f"text {i}", "label": values[i % 2]} for i in range(40)]
+    if name == "a.csv":
+        words = [(row["text"], str(row["label"]).lower().removesuffix(".0")) for row in rows]
+        (folder / name).write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in words))
+    elif name == "a.jsonl":
+        (folder / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    else:
+        parquet.write_table(pa.Table.from_pylist(rows), folder / name)
+    relabel = {"1": "pos", "true": "pos", "0": "neg", "false": "neg"}
+    assert set(prepare(experiment(folder, train=name, relabel=relabel)).learnt["label2id"]) == {"pos", "neg"}
+
+
+def test_labels_that_are_no_word_are_refused_also_where_labels_are_renamed(folder: Path) -> None:
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(40)]
+    rows += [{"text": f"wrong {i}", "label": label} for i, label in enumerate(([1], {"a": 1}, None))]
+    (folder / "a.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    prepare(experiment(folder, train="a.jsonl", relabel={"0": "neg", "1": "pos"}, max_bad=0.1))
+    refused = [json.loads(line) for line in (folder / "runs/a/quarantine.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["column"], row["reason"]) for row in refused] == [
+        (41, "label", "a label is a word or a number, not list [1]"),
+        (42, "label", "a label is a word or a number, not dict {'a': 1}"),
+        (43, "label", "there is no label"),
+    ]
+
+
 # ---- when it is made anew
 
 

@@ -170,6 +170,22 @@ def test_truths_are_read_however_they_are_written():
     assert ids == [2, 3, 2, 2, 2, 3, 3, 2, 3, 1]
 
 
+@pytest.mark.parametrize("word", ["NAN", "Nan", "-nan", "+NaN"])
+def test_nan_is_missing_however_it_is_spelt(word, made, tmp_path):
+    assert (
+        learn([{"x": i, "y": "a"} for i in range(30)] + [{"x": word, "y": "b"}], TableConfig()).columns[0]
+        == (learn([{"x": i, "y": "a"} for i in range(30)] + [{"x": "", "y": "b"}], TableConfig()).columns[0])
+    )
+    rows = (tmp_path / "train.csv").read_text().splitlines()
+    (tmp_path / "train.csv").write_text("\n".join([*rows, *(f"{word},x,high" for _ in range(8))]))
+    run = fit(made("data.table.types={a: number}"))
+    (tmp_path / "asked.csv").write_text(f"a,b\n{word},x\n,x\n20,x\n")
+    pipeline.predict(run.model, [str(tmp_path / "asked.csv")], tmp_path / "answers.jsonl")
+    answers = [json.loads(line)["scores"] for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    of_nan, of_nothing, of_median = answers
+    assert of_nan == of_nothing != of_median
+
+
 def test_a_category_is_the_same_as_number_and_as_word():
     processor = learn([{"x": value} for value in ["3.0", "4.0", "4.5"]], TableConfig(types={"x": "category"}))
     codes = [processor.encode([{"x": value}])[1].item() for value in (3, 3.0, "3", "3.0", " 3")]

@@ -1,5 +1,6 @@
 """Packing loses nothing and mixes nothing; what is encoded comes back; our decoding is transformers' own."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bigmodel import models
+from bigmodel import models, pipeline
+from bigmodel.data import encoding, files
 from bigmodel.data.prepare import open_prepared
 from bigmodel.data.record import Bad, ReadOptions
 from bigmodel.data.sources import BLOCK_SIZE, LONGEST_BLOCK, open_rows
-from bigmodel.errors import DataError
+from bigmodel.errors import ConfigError, DataError
 from bigmodel.evaluation import ngrams
 from bigmodel.experiment import Experiment, TokenizerConfig
 from bigmodel.models.init import initialize
@@ -86,6 +88,39 @@ def test_the_blocks_of_a_file_are_its_text(tmp_path, end):
     assert follows.count(False) == 1
     assert all(len(row.values["text"]) <= LONGEST_BLOCK for row in rows)
     assert np.median([len(row.values["text"]) for row in rows]) < BLOCK_SIZE + 100
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_line_longer_than_any_is_cut_as_a_shorter_one_is(tmp_path, monkeypatch, end):
+    lines = [f"line {n} of many" + end for n in range(300)]
+    lines[50] = "caf\u00e9 " * LONGEST_BLOCK + end
+    lines[51] = "----" + end
+    lines[100] = "x" * (3 * LONGEST_BLOCK) + "----" + end
+    lines[-1] = "y" * (2 * LONGEST_BLOCK + 5)
+    whole = write(tmp_path, "".join(lines))
+    monkeypatch.setattr(encoding, "LONGEST_LINE", LONGEST_BLOCK)
+    monkeypatch.setattr(files, "BLOCK", 5000)
+    assert write(tmp_path, "".join(lines)) == whole
+
+
+def test_a_text_in_one_line_of_any_length_is_read_and_what_is_no_text_of_it_refused(tmp_path):
+    part = b"anarchism originated as a term of abuse " * 26214
+    with (tmp_path / "text8.txt").open("wb") as file:
+        for i in range(80):
+            file.write(part if i != 70 else b"\xff" + part[1:])
+    digest, num_characters, bad = hashlib.sha256(), 0, []
+    for row in open_rows(str(tmp_path / "text8.txt"), ReadOptions(), ["text", BLOCK])[1]:
+        if isinstance(row, Bad):
+            bad.append(row)
+            continue
+        num_characters += len(row.values["text"])
+        digest.update(row.values["text"].encode())
+    (refused,) = bad
+    place = 70 * len(part) // LONGEST_BLOCK * LONGEST_BLOCK
+    written = part * 70 + b"\xff" + part[1:] + part * 9
+    kept = written[:place] + written[place + LONGEST_BLOCK :]
+    assert (refused.line, num_characters) == (1, len(kept))
+    assert digest.hexdigest() == hashlib.sha256(kept).hexdigest()
 
 
 def test_a_line_that_is_no_text_is_refused_and_what_follows_continues_nothing(tmp_path):
@@ -309,6 +344,36 @@ def trained_on_chats(folder, tmp_path):
         "output": str(tmp_path / "run"),
     }
     return Experiment.model_validate(tree)
+
+
+def test_the_command_answers_texts_and_files_with_what_a_request_may_have(found, tmp_path):
+    run = fit(trained_on_chats(found(None), tmp_path))
+    predictor = Predictor.load(run.model)
+    request = text_generation.request(predictor.processor)
+    asks = {"max_new_tokens": 5, "temperature": 1.5, "seed": 3, "stop": ["."]}
+    asked = [dict(request.model_validate({"text": text, **asks})) for text in ("The cat", "On the")]
+    wanted = predictor.predict([text_generation.asked(fields, predictor.processor) for fields in asked])
+    given = [f"{field}={json.dumps(value)}" for field, value in asks.items()]
+    pipeline.predict(run.model, [], tmp_path / "texts.jsonl", ["The cat", "On the"], asks=given)
+    (tmp_path / "asked.jsonl").write_text('{"m": "The cat"}\n{"m": "On the"}\n')
+    pipeline.predict(
+        run.model, [str(tmp_path / "asked.jsonl")], tmp_path / "rows.jsonl", changes=["data.text=m"], asks=given
+    )
+    of_texts, of_rows = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("texts.jsonl", "rows.jsonl")
+    )
+    assert of_texts == wanted
+    assert [{name: row[name] for name in answer} for row, answer in zip(of_rows, wanted, strict=True)] == wanted
+    for ask, words in {
+        "temprature=1": "--ask temprature=1: .* Did you mean 'temperature'?",
+        "text=a": "--ask text=a: wanted is",
+        "seed": "--ask seed: wanted is .* as FIELD=VALUE: max_new_tokens, repetition_penalty, seed, stop",
+        "top_p=2": "--ask top_p=2: Input should be less than or equal to 1",
+        "max_new_tokens=many": "--ask max_new_tokens=many: Input should be a valid integer",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            pipeline.predict(run.model, [], None, ["The cat"], asks=[ask])
 
 
 def test_chats_are_written_by_the_tokenizers_own_template_in_training_and_serving(found, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigmodel import pipeline
-from bigmodel.errors import ConfigError
+from bigmodel.errors import CheckpointError, ConfigError
 from bigmodel.evaluation import bleu
 from bigmodel.evaluation.translation import nearest
 from bigmodel.experiment import TokenizerConfig
@@ -109,6 +109,63 @@ def test_a_pretrained_seq2seq_model_is_trained_further(experiment, languages, tm
     lora = {"pretrained": str(tmp_path / "found"), "lora": {"rank": 2}}
     adapter = fit(experiment(model=lora, train=train, decode={"beams": 3}, output=str(tmp_path / "adapter")))
     assert Predictor.load(adapter.model).model.generation_config.num_beams == 3
+
+
+@pytest.fixture(params=["nllb", "mbart50", "mbart"])
+def multilingual(request, tmp_path):
+    """A tiny model of many languages with its tokenizer -> its folder, and the codes of German and English."""
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, MBart50Tokenizer, MBartTokenizer, NllbTokenizer
+
+    letters = ["<s>", "<pad>", "</s>", "<unk>", "\u2581", *sorted(set("".join([*NUMBERS, *NUMBERS.values()])))]
+    if request.param == "nllb":
+        ids = NllbTokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
+    else:
+        made = {"mbart": MBartTokenizer, "mbart50": MBart50Tokenizer}[request.param]
+        ids = made(vocab=[(letter, -1.0) for letter in letters])
+    sizes = {f"{side}_{what}": size for side in ("encoder", "decoder") for what, size in BART.items()}
+    known = {"vocab_size": len(ids), "d_model": 32, "max_position_embeddings": 64, "pad_token_id": ids.pad_token_id}
+    config = AutoConfig.for_model("m2m_100" if request.param == "nllb" else "mbart", **sizes, **known)
+    config.decoder_start_token_id = None if request.param == "mbart" else ids.eos_token_id
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForSeq2SeqLM.from_config(config).save_pretrained(tmp_path / "found")
+    ids.save_pretrained(tmp_path / "found")
+    return tmp_path / "found", *(("deu_Latn", "eng_Latn") if request.param == "nllb" else ("de_DE", "en_XX"))
+
+
+def test_a_model_of_many_languages_is_told_two_and_keeps_them(experiment, multilingual):
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    source, german, english = multilingual
+    section = {"pretrained": str(source), "src_lang": german, "tgt_lang": english}
+    train = {"epochs": 6, "batch_size": 16, "precision": "fp32", "threads": 1}
+    run = fit(experiment(model=section, train=train, data={"max_length": 24}))
+    predictor = Predictor.load(run.model)
+    assert (predictor.processor.source.src_lang, predictor.processor.source.tgt_lang) == (german, english)
+    found = predictor.predict([{"source": text} for text in ("eins zwei drei", "vier vier eins")])
+
+    ids, model = AutoTokenizer.from_pretrained(run.model), AutoModelForSeq2SeqLM.from_pretrained(run.model)
+    asked = ids(["eins zwei drei", "vier vier eins"], return_tensors="pt", padding=True)
+    assert ids.convert_tokens_to_ids(german) in asked["input_ids"][0]
+    written = model.generate(**asked, max_length=predictor.processor.model_max_length + 1)
+    assert (written[:, :2] == ids.convert_tokens_to_ids(english)).any(1).all()
+    assert found == [{"translation": text.strip()} for text in ids.batch_decode(written, skip_special_tokens=True)]
+
+
+def test_a_model_of_many_languages_asks_for_two_that_it_knows(experiment, multilingual, languages, tmp_path):
+    source, german, _ = multilingual
+    with pytest.raises(ConfigError, match=r"between \d+ languages: name model.src_lang and model.tgt_lang, such as"):
+        fit(experiment(model={"pretrained": str(source)}))
+    with pytest.raises(ConfigError, match=f"model.src_lang: the tokenizer of .* has no 'de' of .*{german}"):
+        fit(experiment(model={"pretrained": str(source), "src_lang": "de", "tgt_lang": german}))
+    (source / "bigmodel.json").write_text('{"task": "translation"}')
+    with pytest.raises(CheckpointError, match="none is named: train it with model.pretrained, model.src_lang"):
+        Predictor.load(source)
+    languages.save_pretrained(source)
+    with pytest.raises(ConfigError, match="model.src_lang: the tokenizer of .* knows no languages. Leave the field"):
+        fit(experiment(model={"pretrained": str(source), "src_lang": german}))
+    with pytest.raises(ConfigError, match="model.tgt_lang is 3, but must be a word"):
+        experiment(model={"pretrained": str(source), "tgt_lang": 3})
 
 
 def test_rows_that_cannot_be_used_name_their_column():
