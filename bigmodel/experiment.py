@@ -327,7 +327,7 @@ class TuneConfig(Section):
     trials: PositiveInt = 16
     """Trials, the experiment as it is the first of them."""
     search: Literal["tpe", "random", "grid"] = "tpe"
-    """How the next values are chosen: tree-structured Parzen estimators, at random, or default and every combination."""
+    """How the next values are chosen: tree-structured Parzen estimators, at random, or all of a grid."""
     scheduler: Literal["asha", "none", "pbt"] = "asha"
     """asha stops the worse trials early; pbt lets bad ones go on from the weights of good ones, at other rates."""
     grace: PositiveInt = 1
