@@ -21,9 +21,9 @@ help:
 demo: .venv/installed
 	@$(BIN)/bigmodel demo
 
-# Every part runs whatever became of the others: one run shows all that is wrong. Files of tests are shared out between two processes.
+# Every part runs whatever became of the others: one run shows all that is wrong.
 test: .venv/installed-dev
-	@status=0; $(LINT) $(BIN)/python -m pytest -n 2 --dist loadfile || status=1; exit $$status
+	@status=0; $(LINT) $(BIN)/python -m pytest || status=1; exit $$status
 
 lint: .venv/installed-dev
 	@status=0; $(LINT) exit $$status

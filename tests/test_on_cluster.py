@@ -113,4 +113,4 @@ def test_more_workers_than_the_cluster_has_is_said_at_once(two_nodes, folder):
     train = ["bigmodel", "train", "reviews.yaml", "train.workers=5", "output=runs/many"]
     done = two_nodes.ray(*submit(folder, *train), timeout_s=200)
     assert done.returncode != 0
-    assert "train.workers is 5; the cluster has 2 CPUs. Ask for at most 2 workers" in done.stdout
+    assert "train.workers is 5; the cluster has 2 CPUs on 2 nodes. Ask for at most 2 workers" in done.stdout
