@@ -140,6 +140,11 @@ def nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def total(nodes: Sequence[Mapping[str, float]], name: str) -> float:
+    """What all nodes have together of a resource, such as CPU."""
+    return sum(node.get(name, 0) for node in nodes)
+
+
 def places(nodes: Sequence[Mapping[str, float]], each: Mapping[str, float]) -> int:
     """How many there is room for that want `each`, none of them on two nodes."""
     return sum(min(int(node.get(name, 0) / count) for name, count in each.items() if count) for node in nodes)

@@ -312,13 +312,13 @@ def _answer(items: Iterable[Placed | Bad], predictor: Predictor, out: IO[str]) -
 def _chunks(items: Iterable[Placed | Bad], predictor: Predictor) -> Iterator[list[Placed | Bad]]:
     """The same in lists: CHUNK of them, of files no more than are answered at once."""
     chunk: list[Placed | Bad] = []
-    num_rows, at_once = 0, CHUNK
+    num_rows = at_once = 0
     for number, item in enumerate(items, 1):
         chunk.append(item)
         if isinstance(item, Placed):
             num_rows += 1
-            at_once = predictor.at_once(item.row, CHUNK)
-        if num_rows >= at_once or number % CHUNK == 0:
+            at_once = at_once or predictor.at_once(item.row, CHUNK)
+        if (at_once and num_rows >= at_once) or number % CHUNK == 0:
             yield chunk
             chunk, num_rows = [], 0
     if chunk:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import from_json
 
+from bigmodel.data.jsonlines import repeated
 from bigmodel.tasks.base import Refused, Row
 from serve_app import multipart
 from serve_app.refusal import Refusal, dump
@@ -217,9 +217,7 @@ def _told(errors: list[Any]) -> Any:
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = next(name for name in counts if counts[name] > 1)
-        raise Refusal(422, "repeated_key", f"The key {dump(twice).decode():.60} stands twice in one object.")
+        raise Refusal(422, "repeated_key", f"The key {dump(repeated(pairs)).decode():.60} stands twice in one object.")
     return found
 
 

@@ -34,6 +34,7 @@ class Unsaved(Searcher):
         self.journal, self.num_trials = journal, num_trials
         self.ended = ended
         """Of these, what an earlier search has done."""
+        self.num_left = num_trials - len(ended)
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).touch()

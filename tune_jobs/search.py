@@ -118,8 +118,7 @@ def settled(experiment: Experiment) -> Experiment:
 def on_gpus(base: Experiment) -> Experiment:
     """A GPU for each trial where Ray has any, unless it is said otherwise: else all of them would take the first."""
     asked = base.tune.num_gpus or base.train.device == "cpu" or base.train.most_workers > 1
-    there = any(node.get("GPU", 0) for node in cluster.nodes())
-    return with_values(base, {"tune.num_gpus": 1.0}) if there and not asked else base
+    return base if asked or not cluster.total(cluster.nodes(), "GPU") else with_values(base, {"tune.num_gpus": 1.0})
 
 
 def clear(folder: Path) -> None:
@@ -240,7 +239,7 @@ def concurrency(base: Experiment) -> int:
     if tune.in_order:
         return 1
     nodes, workers = cluster.nodes(), max(1, train.most_workers)
-    cpus, gpus = (sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
+    cpus, gpus = cluster.total(nodes, "CPU"), cluster.total(nodes, "GPU")
     if workers > 1:  # which take a GPU each where there are enough
         each = {"CPU": max(1, train.threads), "GPU": 1.0 if train.device != "cpu" and gpus >= workers else 0}
     else:
@@ -324,7 +323,7 @@ def run_trials(
             mode=None if scheduler else goal.mode,
             search_alg=None if at_once else proposals,
             scheduler=scheduler,
-            num_samples=1 if at_once else proposals.num_trials - len(proposals.ended),
+            num_samples=1 if at_once else proposals.num_left,
             max_concurrent_trials=num,
             reuse_actors=True,
             time_budget_s=minutes * 60 or None,
@@ -352,7 +351,7 @@ def run_trials(
 
 def all_of(proposals: Unsaved) -> list[dict[str, Any]]:
     """Every trial's number and params, before any has a result."""
-    proposed: Any = (proposals.suggest(str(number)) for number in range(proposals.num_trials - len(proposals.ended)))
+    proposed: Any = (proposals.suggest(str(number)) for number in range(proposals.num_left))
     return [one["own"] for one in proposed]
 
 

@@ -97,8 +97,8 @@ class Trial(tune.Trainable):
             self._experiment = Experiment.stored(stored)
 
     def _start(self) -> None:
-        experiment = self._experiment
-        self._parts = (nested if experiment.train.most_workers > 1 else alone)(experiment, self._prepared)
+        train = nested if self._experiment.train.most_workers > 1 else alone
+        self._parts = train(self._experiment, self._prepared)
 
     def _settle(self) -> None:
         """The precision that all trials have."""
@@ -206,9 +206,13 @@ def nested(experiment: Experiment, prepared: Path | None) -> Parts:
     from bigmodel.training.fit import fit_in_parts
 
     told: queue.Queue[Event | Run | BaseException] = queue.Queue()
+    total_steps = 0
 
     def listen(event: Event) -> None:
-        if event["kind"] == "validation" and event["step"] < Run(experiment.output_path).total_steps():
+        nonlocal total_steps
+        if event["kind"] == "start":
+            total_steps = event["total_steps"]
+        elif event["kind"] == "validation" and event["step"] < total_steps:
             told.put(event)  # but for the last one: with it the run ends
 
     def run() -> None:

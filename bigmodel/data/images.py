@@ -200,16 +200,20 @@ def _taped(stream: IO[bytes], below: Below) -> Iterator[Entry]:
             if (name := below(member.name)) is None:
                 continue
             if member.isfile():
-                yield name, _whole(archive.extractfile(member)) if member.size <= MAX_BYTES else TOO_LARGE
+                yield name, _taken(archive, member)
             elif member.islnk() or member.issym():
                 beside = posixpath.dirname(member.name) if member.issym() else ""
                 links.setdefault(posixpath.normpath(posixpath.join(beside, member.linkname)), []).append(name)
         for member in archive if links else ():
             if member.isfile() and (names := links.pop(posixpath.normpath(member.name), [])):
-                data = _whole(archive.extractfile(member)) if member.size <= MAX_BYTES else TOO_LARGE
+                data = _taken(archive, member)
                 yield from ((name, data) for name in names)
     for target, names in links.items():
         yield from ((name, f"a link to {target}, which is no file of the archive") for name in names)
+
+
+def _taken(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
+    return _whole(archive.extractfile(member)) if member.size <= MAX_BYTES else TOO_LARGE
 
 
 def _members(archive: tarfile.TarFile, stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:

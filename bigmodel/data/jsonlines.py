@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bigmodel.data.encoding import NO_TEXT, UNDECODABLE, Lines
@@ -123,9 +123,14 @@ def _refuse_constant(name: str) -> None:
 def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        raise ValueError(f"'{next(name for name in counts if counts[name] > 1)}' is named twice")
+        raise ValueError(f"'{repeated(pairs)}' is named twice")
     return found
+
+
+def repeated(pairs: Sequence[tuple[str, Any]]) -> str:
+    """The first name of an object that stands in it more than once."""
+    counts = Counter(name for name, _ in pairs)
+    return next(name for name in counts if counts[name] > 1)
 
 
 def _flat(value: Any) -> str:

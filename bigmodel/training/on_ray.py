@@ -54,7 +54,7 @@ def _scaling(experiment: Experiment, nodes: Sequence[Mapping[str, float]]) -> di
     """What each worker gets, all of it on one node; ResourceError if the cluster has not so much, before anything waits
     for it."""
     train, least = experiment.train, experiment.train.least_workers
-    cpus, gpus = (sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU"))
+    cpus, gpus = cluster.total(nodes, "CPU"), cluster.total(nodes, "GPU")
     use_gpu = train.device == "cuda" or (train.device == "auto" and gpus >= least)
     if use_gpu and gpus < least:
         raise ResourceError(f"train.workers is {train.workers} with a GPU each; the cluster has {gpus:g} GPUs")
