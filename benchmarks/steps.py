@@ -41,7 +41,8 @@ class Enough(BaseException):
 class Lane:
     """A contender in a thread of its own. It takes BLOCK steps when it is told to, and then waits."""
 
-    def __init__(self, train: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, train: Callable[[Callable[[], None]], None], device: str) -> None:
+        self._device = device
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._enough, self._steps = False, 0
         self._error: BaseException | None = None
@@ -63,6 +64,10 @@ class Lane:
         self._steps += 1
         if self._steps % BLOCK != 1:
             return
+        if self._device != "cpu":
+            import torch
+
+            torch.cuda.synchronize()
         self._done.release()
         self._go.acquire()
         if self._enough:
@@ -115,7 +120,7 @@ TRAIN = {"bigmodel": bigmodel, "hand": hand, AGAIN: hand, "trainer": trainer}
 
 def contest(job: Job, names: list[str], turns: int) -> dict[str, list[float]]:
     """Seconds a step, of each turn that counts."""
-    lanes = {name: Lane(partial(TRAIN[name], job)) for name in names}
+    lanes = {name: Lane(partial(TRAIN[name], job), job.device) for name in names}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(WARM + turns):
         for name, lane in lanes.items():
@@ -134,6 +139,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=30, help="that count")
     parser.add_argument("--rows", type=int, help="training rows; of text-generation, windows")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     asked = parser.parse_args()
 
     from bigmodel.imports import lighten
@@ -142,6 +148,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 is fp32 for all
     against = [name for name in asked.against if name == "hand" or asked.task != "translation"]
     names = ["bigmodel", *against, *([AGAIN] if "hand" in against else [])]
     work = WORK[asked.task]
@@ -149,7 +156,7 @@ def main() -> None:
     print(f"Machine: {processor_name()}, one thread of {os.cpu_count()} cores, load {load:.1f} at the start.")
     with tempfile.TemporaryDirectory() as folder:
         what = task_data.write(asked.task, Path(folder), asked.rows or work.rows, 0)
-        job = Job(asked.task, folder, 1, asked.precision, epochs=1)
+        job = Job(asked.task, folder, 1, asked.precision, epochs=1, device=asked.device)
         epochs = 1 + (WARM + asked.turns) * BLOCK // len(Parts(job).batches)
         job = dataclasses.replace(job, epochs=epochs + 1)  # nobody comes to an end
         print(f"Data: {what}. Model: {work.model}; batch {work.batch_size}, {asked.precision}.", flush=True)
