@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from bigmodel.training.fit import fit
 from tune_jobs.journal import Journal, Trial, read
 from tune_jobs.search import search
 from tune_jobs.space import with_values
+from tune_jobs.trial import Trial as Trainable
 from tune_jobs.tune import tune
 
 QUICK = ("tune.candidates=0", "tune.max_concurrent=2", "tune.seed=1")
@@ -144,6 +146,19 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(experiment, tmp_path, ray_he
     undisturbed = search(experiment(*asked, f"output={tmp_path / 'other'}"))
     assert what(found.trials) == what(undisturbed.trials)
     assert len([event for event in events.read(file) if event["kind"] == "start"]) == 2
+
+
+def test_a_validation_that_is_no_number_is_never_the_best(experiment, tmp_path):
+    folder = tmp_path / "trials"
+    told = [{"kind": "start", "total_steps": 100}]
+    told += [{"kind": "validation", "step": i, "accuracy": value} for i, value in enumerate([math.nan, 0.5, math.nan])]
+    (folder / "000").mkdir(parents=True)
+    (folder / "000" / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in told))
+    own = {"number": 0, "params": {}}
+    base = experiment().model_dump(mode="json")
+    trial = Trainable({"base": base, "folder": str(folder), "prepared": None, "own": own})
+    values = [trial.step()["best"] for _ in range(3)]
+    assert math.isnan(values[0]) and values[1:] == [0.5, 0.5]
 
 
 def test_population_based_training_takes_over_weights(experiment, ray_here):
