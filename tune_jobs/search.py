@@ -309,7 +309,7 @@ def run_trials(
     resources = {"cpu": 0.01} if nested else {"cpu": base.tune.num_cpus, "gpu": base.tune.num_gpus}
     goal = tasks.get(base.task).goal
     at_once = base.tune.scheduler == "pbt" and scheduler is not None  # Ray's has no place for a searcher
-    table = Table(proposals, folder, goal, base.tune.minutes)
+    table = Table(proposals, folder, goal, minutes)
     tuner = tune.Tuner(
         tune.with_resources(Trainable, resources),
         param_space={

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bigmodel.errors import ConfigError, DataError, TrainingError
+from bigmodel.errors import ConfigError, DataError, Interrupted, TrainingError
 from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.training import events
@@ -129,7 +130,6 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(experiment, tmp_path, ray_he
     asked = (*QUICK, "tune.trials=1", "train.epochs=40", "tune.scheduler=none")
     killed: list[int] = []
     file = tmp_path / "run-tune" / "trials" / "000" / "events.jsonl"
-    import threading
 
     def kill() -> None:
         while not killed:
@@ -253,6 +253,22 @@ def test_ctrl_c_ends_a_search_with_one_message_and_it_goes_on(experiment, tmp_pa
     assert searching.returncode == 130, said
     assert "the same command goes on" in said and "Traceback" not in said
     assert {trial.state for trial in read(tmp_path / "run-tune" / "trials.jsonl")} == {"running"}
+
+
+def test_ctrl_c_in_repeats_is_an_interruption_whatever_time_the_trials_had(experiment, tmp_path, ray_here):
+    asked = (*QUICK, "tune.trials=1", "train.epochs=40")
+    search(experiment(*asked), say=quiet)
+    repeat = tmp_path / "run-tune" / "repeats" / "000" / "events.jsonl"
+
+    def interrupt() -> None:
+        while not any(event["kind"] == "validation" for event in events.read(repeat)):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        search(experiment(*asked, "tune.candidates=1", "tune.repeats=2", "tune.minutes=0.001"), say=quiet)
+    assert {trial.state for trial in read(tmp_path / "run-tune" / "repeats.jsonl")} == {"running"}
 
 
 def begin(file: Path, changes: list[str], stderr: int | None = None) -> subprocess.Popen[bytes]:
