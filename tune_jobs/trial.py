@@ -23,7 +23,7 @@ from bigmodel.errors import BigmodelError, first_line
 from bigmodel.experiment import Experiment
 from bigmodel.imports import lighten
 from bigmodel.training.events import Event
-from bigmodel.training.run import STOP, Run
+from bigmodel.training.run import STOP, Run, put_whole
 from tune_jobs.journal import best
 from tune_jobs.space import with_values
 
@@ -153,7 +153,7 @@ class Trial(tune.Trainable):
         for event in Run(self._path).validations():
             self._result(event)  # the scheduler knows them
         self._settle()
-        (self._path / "experiment.yaml").write_text(self._experiment.to_yaml(), "utf-8")
+        put_whole(self._path / "experiment.yaml", self._experiment.to_yaml())
         self._start()
 
     def cleanup(self) -> None:
