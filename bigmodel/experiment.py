@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -34,6 +35,18 @@ from bigmodel.errors import ConfigError, did_you_mean, first_line
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _is_local(path: str) -> str:
+    if "://" in path:
+        raise ValueError(
+            f"{path} is no local path. What a run writes lies in a folder, on a cluster in one that all nodes share; "
+            "checkpoints alone may lie on object storage, with the class Checkpoints (see the README)"
+        )
+    return path
+
+
+Folder = Annotated[str, AfterValidator(_is_local)]
 Problem = tuple[tuple[str, ...], str]  # (path of the key, what is wrong)
 
 
@@ -193,7 +206,7 @@ class DataConfig(Section):
     images: ImagesConfig = ImagesConfig()
     augment: AugmentConfig = AugmentConfig()
     table: TableConfig = TableConfig()
-    cache: str | None = None
+    cache: Folder | None = None
     """Folder of prepared data; `.prepared` beside the output folder if not given."""
     distributed: Literal["auto", "always", "never"] = "auto"
     """Prepare through Ray Data: auto does so on a cluster for sources above 256 MB."""
@@ -414,8 +427,8 @@ class Experiment(Section):
     """How the trained model translates."""
     tune: TuneConfig = TuneConfig()
     """What `bigmodel tune` searches, and how; training does not read it."""
-    output: str = "runs/model"
-    """Folder of the run: events, checkpoints, model, report."""
+    output: Folder = "runs/model"
+    """Folder of the run, on a local path: events, checkpoints, model, report."""
 
     @field_validator("model")
     @classmethod

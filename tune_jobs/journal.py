@@ -39,9 +39,13 @@ class Trial:
         return self.state in ("finished", "stopped") and self.reason != TIME
 
     def best(self, mode: str) -> float | None:
-        """The best value of the curve, NaN left aside; None without one."""
-        values = [value for _, value in self.curve if math.isfinite(value)]
-        return (max(values) if mode == "max" else min(values)) if values else None
+        return best(self.curve, mode)
+
+
+def best(curve: Iterable[tuple[int, float]], mode: str) -> float | None:
+    """The best value of a curve, NaN left aside; None without one."""
+    values = [value for _, value in curve if math.isfinite(value)]
+    return (max(values) if mode == "max" else min(values)) if values else None
 
 
 def ranked(trials: Iterable[Trial], mode: str) -> list[Trial]:

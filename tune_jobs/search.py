@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from bigmodel.errors import ConfigError, DataError, Interrupted, ResourceError, 
 from bigmodel.experiment import Check, Experiment, differences
 from bigmodel.training.run import hold
 from tune_jobs.journal import Journal, Trial, ranked, read
-from tune_jobs.space import Space, space, with_values
+from tune_jobs.space import Space, current, space, with_values
 
 if TYPE_CHECKING:
     from tune_jobs.propose import Unsaved
@@ -309,7 +309,7 @@ def run_trials(
     resources = {"cpu": 0.01} if nested else {"cpu": base.tune.num_cpus, "gpu": base.tune.num_gpus}
     goal = tasks.get(base.task).goal
     at_once = base.tune.scheduler == "pbt" and scheduler is not None  # Ray's has no place for a searcher
-    table = Table(proposals, folder, goal, base.tune.minutes)
+    table = Table(proposals, folder, goal, minutes)
     tuner = tune.Tuner(
         tune.with_resources(Trainable, resources),
         param_space={
@@ -317,7 +317,7 @@ def run_trials(
             "folder": str(folder),
             "prepared": str(data.path) if data else None,
         }
-        | ({"own": tune.grid_search(all_of(proposals))} if at_once else {}),
+        | ({"own": tune.grid_search(all_of(proposals, folder))} if at_once else {}),
         tune_config=tune.TuneConfig(
             metric=None if scheduler else goal.metric,
             mode=None if scheduler else goal.mode,
@@ -327,8 +327,8 @@ def run_trials(
             max_concurrent_trials=num,
             reuse_actors=True,
             time_budget_s=minutes * 60 or None,
-            trial_name_creator=number_of,
-            trial_dirname_creator=number_of,
+            trial_name_creator=named,
+            trial_dirname_creator=named,
         ),
         run_config=tune.RunConfig(
             name="trials",
@@ -349,11 +349,24 @@ def run_trials(
         raise Interrupted(f"interrupted; the same command goes on. {folder.parent} keeps what was found")
 
 
-def all_of(proposals: Unsaved) -> list[dict[str, Any]]:
-    """Every trial's number and params, before any has a result."""
+def all_of(proposals: Unsaved, folder: Path) -> list[dict[str, Any]]:
+    """Every trial's number and params, before any has a result: of one that was killed, those it had taken over."""
     proposed: Any = (proposals.suggest(str(number)) for number in range(proposals.num_left))
-    return [one["own"] for one in proposed]
+    return [{**one["own"], "params": trained(one["own"]["params"], folder / number_of(one))} for one in proposed]
 
 
-def number_of(trial: Any) -> str:
-    return f"{trial.config['own']['number']:03}"
+def trained(params: dict[str, Any], run: Path) -> dict[str, Any]:
+    """The values that a run goes on with; those given where it has not begun."""
+    stored = run / "experiment.yaml"
+    if not stored.exists():
+        return params
+    experiment = Experiment.stored(stored)
+    return {name: current(experiment, name) for name in params}
+
+
+def named(trial: Any) -> str:
+    return number_of(trial.config)
+
+
+def number_of(config: Mapping[str, Any]) -> str:
+    return f"{config['own']['number']:03}"

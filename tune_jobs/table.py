@@ -122,8 +122,8 @@ class Table(Callback):
             grid.add_column(head, justify="left" if head == "state" else "right")
         running = [trial for trial in self._rows.values() if trial.state == "running"]
         ended = [trial for trial in self._rows.values() if trial.state != "running"]
-        ended.sort(key=lambda trial: trial.best(self._goal.mode) or 0.0, reverse=self._goal.mode == "max")
-        for trial in [*running, *ended][:ROWS]:
+        valued = ranked(ended, self._goal.mode)
+        for trial in [*running, *valued, *(trial for trial in ended if trial not in valued)][:ROWS]:
             best = trial.best(self._goal.mode)
             value = f"{best:.4f}" if best is not None else ""
             values = [shown(trial.params.get(name)) for name in names]

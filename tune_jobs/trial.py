@@ -23,7 +23,8 @@ from bigmodel.errors import BigmodelError, first_line
 from bigmodel.experiment import Experiment
 from bigmodel.imports import lighten
 from bigmodel.training.events import Event
-from bigmodel.training.run import STOP, Run
+from bigmodel.training.run import STOP, Run, put_whole
+from tune_jobs.journal import best
 from tune_jobs.space import with_values
 
 Parts = Generator[Event, None, Run]
@@ -127,11 +128,11 @@ class Trial(tune.Trainable):
 
     def _progress(self) -> dict[str, Any]:
         values = [value for _, value in self._curve]
-        better = max if self._goal.mode == "max" else min
+        top = best(self._curve, self._goal.mode)
         return {
             "done": False,
             self._goal.metric: values[-1] if values else self._worst,
-            "best": better(values) if values else math.nan,
+            "best": math.nan if top is None else top,
             "validations": len(values),
             "curve": list(self._curve),
         }
@@ -152,7 +153,7 @@ class Trial(tune.Trainable):
         for event in Run(self._path).validations():
             self._result(event)  # the scheduler knows them
         self._settle()
-        (self._path / "experiment.yaml").write_text(self._experiment.to_yaml(), "utf-8")
+        put_whole(self._path / "experiment.yaml", self._experiment.to_yaml())
         self._start()
 
     def cleanup(self) -> None:

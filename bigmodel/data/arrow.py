@@ -80,6 +80,10 @@ class Samples(Sequence[dict[str, Any]]):
                 samples[place] = sample
         return samples
 
+    def rows(self, ids: Sequence[int] | NDArray[np.int64]) -> Sequence[int] | NDArray[np.int64]:
+        """A sample is a row."""
+        return ids
+
 
 def _samples(columns: Columns, at: NDArray[np.int64]) -> list[dict[str, Any]]:
     fields: dict[str, Any] = {}

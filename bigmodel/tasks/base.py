@@ -49,6 +49,9 @@ class Examples(Protocol):
     def take(self, ids: Any) -> list[Sample]:
         """The samples of many indices, in their order."""
 
+    def rows(self, ids: Any) -> Any:
+        """The numbers of the training rows that they are made of."""
+
 
 WHOLE = "*"
 """In place of a column's name: the role's value is the whole record, whatever columns it has."""

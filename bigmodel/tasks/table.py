@@ -160,6 +160,9 @@ class TableExamples:
     def take(self, ids: Any) -> Any:
         return Stacked({name: values[ids] for name, values in self._fields.items()})
 
+    def rows(self, ids: Any) -> Any:
+        return ids
+
 
 def whole(samples: Any, name: str) -> NDArray[Any]:
     """The values of a field of all samples, one after another; mapped where there is one part file."""

@@ -233,6 +233,9 @@ class Pairs:
         found: list[Sample] = self._samples.take(ids)
         return found
 
+    def rows(self, ids: Any) -> Any:
+        return ids
+
     def column(self, name: str) -> Any:
         return self._samples.column(name)
 

@@ -36,9 +36,10 @@ GROW_S = 30.0  # between two looks whether there is room for more of them
 
 def train(experiment: Experiment, prepared: Path, run: Path, listener: Listener) -> dict[str, Any]:
     """N workers of Ray Train, on a Ray of our own or the one RAY_ADDRESS names; started anew from the last checkpoint
-    when one is lost, `train.retries` times. A signal asks them to save and end."""
+    when one is lost, `train.retries` times in all. A signal asks them to save and end."""
     listener({"kind": "say", "line": "starting Ray"})
     ours = cluster.connect()
+    (run / setback.COUNT).unlink(missing_ok=True)
     import ray
 
     try:
@@ -46,6 +47,7 @@ def train(experiment: Experiment, prepared: Path, run: Path, listener: Listener)
         with Tail(Run(run).events, listener), setback.Heard(run, listener), Stop(run / STOP):
             return _through_losses(experiment, prepared, run, scaling)
     finally:
+        (run / setback.COUNT).unlink(missing_ok=True)
         if ours:
             ray.shutdown()
 
@@ -80,14 +82,15 @@ def _through_losses(experiment: Experiment, prepared: Path, run: Path, scaling: 
     """What Ray Train does not do by itself: begin anew where its controller has died, or a node had to be left."""
     from ray.exceptions import RayActorError
 
-    died = 0
+    failures = 0
     while True:
         try:
             result = _trainer_result(experiment, prepared, run, scaling)
         except RayActorError as e:
-            died += 1
-            if died > experiment.train.retries:
-                raise TrainingError(f"Ray Train's controller died {died} times; the last checkpoint stays") from e
+            failures = setback.count(run, failures + 1)
+            if failures > experiment.train.retries:
+                what = "Ray Train's controller died"
+                raise TrainingError(f"training failed {failures} times; the last checkpoint stays: {what}") from e
             cluster.release_orphans()
             setback.note(run, "Ray Train's controller died")
             continue
@@ -155,7 +158,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     rank, world, run = context.get_world_rank(), context.get_world_size(), Path(config["run"])
     request = config | {"rank": rank, "world": world, "device": _device(config["device"])}
     timeout = config["experiment"]["train"]["timeout"]
-    failures, why = 0, ""
+    failures, why = setback.counted(run), ""
     with ForkServer() as server:
         while True:
             plan = broadcast_from_rank_zero(_plan(config, failures, why) if rank == 0 else None)
@@ -176,7 +179,8 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
             _meet()
             if rank == 0 and not setback.noted(run):
                 setback.note(run, why)
-            failures += _cut(run) == cut  # to begin anew with smaller micro-batches is no failure
+            if rank == 0 and _cut(run) == cut:  # to begin anew with smaller micro-batches is no failure
+                failures = setback.count(run, failures + 1)
 
 
 class Others:
@@ -248,6 +252,8 @@ def _notes(run: Path) -> Any:
 
     class Notes(UserCallback):
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            if not any(getattr(_cause(e), "preempted", False) for e in worker_exceptions.values()):
+                setback.count(run)
             why = _befallen(worker_exceptions)
             if not ("did not come back" in why and setback.noted(run)):
                 setback.note(run, why)
@@ -259,11 +265,17 @@ def _befallen(failures: dict[int, Exception]) -> str:
     """Who died; else what the first one says, whom the others may have followed."""
     from ray.exceptions import RayActorError
 
-    died = [rank for rank, e in failures.items() if isinstance(getattr(e, "health_check_failure", e), RayActorError)]
+    died = [rank for rank, e in failures.items() if isinstance(_cause(e), RayActorError)]
     if died:
         return " and ".join(f"worker {rank}" for rank in sorted(died)) + " died, or the node did"
     rank, error = min(failures.items())
     return _in_plain_words(rank, last_line(error))
+
+
+def _cause(error: Exception) -> Exception:
+    """Of a worker that Ray Train found dead: why."""
+    cause: Exception = getattr(error, "health_check_failure", error)
+    return cause
 
 
 def _in_plain_words(rank: int, what: str) -> str:

@@ -118,7 +118,7 @@ class Run:
         other data."""
         self.refuse_other_data(fingerprint)
         if not self.info:
-            _replace(self.path / "experiment.yaml", experiment.to_yaml())
+            put_whole(self.path / "experiment.yaml", experiment.to_yaml())
             self.info = {"fingerprint": fingerprint, "started": _now(), "decisions": dict(decisions)}
         if not self.finished:
             self.write(state="running", prepared=str(prepared), versions=versions)
@@ -142,10 +142,10 @@ class Run:
     def write(self, **changes: Any) -> None:
         """Change run.json; a worker may have written in the meantime."""
         self.info |= self._read() | changes | {"written": _now()}
-        _replace(self.path / "run.json", json.dumps(self.info, indent=2, ensure_ascii=False))
+        put_whole(self.path / "run.json", json.dumps(self.info, indent=2, ensure_ascii=False))
 
 
-def _replace(file: Path, text: str) -> None:
+def put_whole(file: Path, text: str) -> None:
     """As a whole or not at all."""
     part = file.with_name(f"{file.name}.{os.getpid()}")
     part.write_text(text, "utf-8")

@@ -1,4 +1,5 @@
-"""Why a run is to go on from a checkpoint: noted in its folder by whoever noticed, told by the worker that goes on.
+"""Why a run is to go on from a checkpoint: noted in its folder by whoever noticed, told by the worker that goes on; and
+how often it had to, whoever noticed.
 
 The one that notices, a worker, Ray Train's controller or the command, does not write events; the one that does is dead.
 """
@@ -13,6 +14,8 @@ from pathlib import Path
 from bigmodel.training.events import Follower, Listener
 
 SETBACK = "setback.txt"
+COUNT = "setbacks"
+"""A byte for each failure since the command began."""
 
 
 def note(run: Path, why: str) -> None:
@@ -34,6 +37,20 @@ def taken(run: Path) -> str:
     except OSError:
         return ""
     return why
+
+
+def count(run: Path, known: int = 0) -> int:
+    """A failure more. -> how many there were since the command began; on a full disk, those that who asks knows of."""
+    with suppress(OSError), open(run / COUNT, "ab") as file:
+        file.write(b".")
+    return max(known, counted(run))
+
+
+def counted(run: Path) -> int:
+    try:
+        return (run / COUNT).stat().st_size
+    except OSError:
+        return 0
 
 
 class Heard(Follower):

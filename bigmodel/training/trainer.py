@@ -216,11 +216,9 @@ class Trainer:
         return len(ids) <= self.worker.rank
 
     def places(self, step: int) -> list[tuple[str, int]]:
-        """File and line of the rows of a step; none where samples are not rows, as packed windows of text."""
-        if len(self.samples) != self.prepared.size("train"):
-            return []
+        """File and line of the rows of a step; of a raw text, the first line of each block."""
         rows = self.prepared.rows("train")
-        return [rows.place(int(i)) for i in self.order.batch(step)]
+        return [rows.place(int(i)) for i in self.samples.rows(self.order.batch(step))]
 
     def batch(self, ids: Any, epoch: int) -> dict[str, Tensor]:
         """On the CPU."""

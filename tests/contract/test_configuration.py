@@ -57,6 +57,7 @@ FILES = {
     "optim: {bias_correction: no}": ["6: optim.bias_correction is 'no', but must be true or false"],
     "trian: {}": ["6: the experiment has no field 'trian'. Did you mean 'train'? Fields: data, decode, ..."],
     "output: 3": ["6: output is 3, but must be a word"],
+    "output: s3://bucket/run": ["6: output: s3://bucket/run is no local path. What a run writes ... Checkpoints ..."],
     "optim: {lr: 1}\noptim: {lr: 2}": ["7: 'optim' stands here again (first on line 6)"],
     "optim:\n  lr: 1\n  lr: 2": ["8: 'optim.lr' stands here again (first on line 7)"],
     "optim:\n\tlr: 1": ["7:1: this is not YAML: found character '\\t' that cannot start any token. Indent with spaces"],
@@ -125,6 +126,7 @@ OVERRIDES = {
     "optim.betas=[0.9]": ["optim.betas is [0.9], but must be a list of two numbers"],
     "optim={lr: abc}": ["optim.lr is 'abc', but must be a number"],
     "nosuch.key=1": ["the experiment has no field 'nosuch'. Fields: ..."],
+    "data.cache=s3://bucket/cache": ["data.cache: s3://bucket/cache is no local path. ..."],
     "init=kaimng": ["init is 'kaimng'. Did you mean 'kaiming'? Known: ..."],
 }
 GOOD = {

@@ -153,6 +153,19 @@ def test_every_token_but_the_first_of_a_document_is_predicted_once(sizes, window
     assert packed.lengths.sum() == len(tokens) - 1
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=12), st.integers(1, 9), st.integers(1, 11))
+def test_the_blocks_that_a_window_shows_are_known(sizes, window, cut):
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    ends = np.cumsum([0, *sizes])
+    cut = min(cut, len(sizes) - 1)
+    parts = [(owners[: ends[cut]], ends[: cut + 1]), (owners[ends[cut] :], ends[cut:] - ends[cut])]
+    packed = Packed(parts, np.full(len(sizes), -1), window)
+    shown = [sorted(set(owners[:-1][i * window : (i + 1) * window])) for i in range(len(packed))]
+    assert [packed.rows([i]).tolist() for i in range(len(packed))] == shown
+    assert packed.rows(range(len(packed))).tolist() == sorted(set(owners[:-1]))
+
+
 def test_documents_in_one_window_do_not_see_each_other(decoder):
     model, processor, experiment = decoder
     texts = [np.array(processor(TEXT[a:b]).input_ids, np.int32) for a, b in ((0, 9), (30, 47), (5, 28))]

@@ -13,19 +13,21 @@ from typing import Any
 
 import pytest
 import torch
-from contract.members import tiny_bert
+from contract.members import SMALL, tiny_bert
 from safetensors.torch import load_file, save_file
 from training.test_exact import on, same_bits, work
 from training.test_interruption import command, sha256, steps, wait_for_step
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
+from bigmodel.data.prepare import prepare
 from bigmodel.errors import ResourceError, TrainingError
-from bigmodel.experiment import Experiment, TrainConfig
+from bigmodel.experiment import Experiment, TokenizerConfig, TrainConfig, change
+from bigmodel.tasks import exact_tokenizer
 from bigmodel.training import healing
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit, fit_in_parts
-from bigmodel.training.trainer import Trainer
+from bigmodel.training.trainer import Trainer, Worker
 
 BAD_LINE = 42
 
@@ -70,6 +72,51 @@ def test_a_batch_whose_loss_is_no_number_is_passed_over_and_its_rows_are_named(p
     total = run.info["progress"]["step"]
     assert len(steps(run.path)) == total - 2 and all(loss == loss for _, loss in steps(run.path))
     assert healed(run.path)[-1]["step"] == made[-1]["step"]
+
+
+def stories(folder: Path, name: str) -> Experiment:
+    """A checkpoint in which the vector of one token is damaged, and documents; one of them has that token."""
+    processor = exact_tokenizer.train(["a story"], "byte", TokenizerConfig(), 24)
+    ends = {"bos_token_id": processor.bos_token_id, "eos_token_id": processor.eos_token_id}
+    shape = {"n_positions": 24, "n_embd": 8, "n_layer": 1, "n_head": 1, "tie_word_embeddings": False}
+    model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=len(processor), **shape, **ends))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[processor.convert_tokens_to_ids("Z")] = torch.inf
+    model.save_pretrained(folder / "gpt2")
+    processor.save_pretrained(folder / "gpt2")
+    texts = [f"story {i}" + " Z" * (i == BAD_LINE - 1) for i in range(60)]
+    raw = "----\n".join(f"{text}\nThe End\n" for text in texts)
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (folder / name).write_text(raw if name.endswith(".txt") else lines)
+    return change(
+        {
+            "task": "text-generation",
+            "data": {"train": str(folder / name), "separator": "----", "split": {"valid": 0, "test": 0}},
+            "model": {"pretrained": str(folder / "gpt2")},
+            "train": {"epochs": 1, "batch_size": 1, "threads": 1, "precision": "fp32"},
+            "output": str(folder / "run"),
+        },
+        [],
+    )
+
+
+@pytest.mark.parametrize(("name", "lines_each"), [("stories.jsonl", 1), ("stories.txt", 3)])
+def test_of_packed_documents_those_are_named_that_the_batch_shows(name, lines_each, tmp_path):
+    run = fit(stories(tmp_path, name))
+    made = run.info["decisions"]["healing"]
+    assert [event["rows"] for event in healed(run.path)] == [decision["rows"] for decision in made] and made
+    for decision in made:
+        assert [str(tmp_path / name), (BAD_LINE - 1) * lines_each + 1] in decision["rows"]
+        assert len(decision["rows"]) <= 4, "a window of 24 bytes"
+
+
+@pytest.mark.parametrize("task", SMALL)
+def test_every_task_names_the_rows_of_a_step(task, tmp_path):
+    wanted = SMALL[task](tmp_path)
+    trainer = Trainer(wanted, prepare(wanted), Worker())
+    places = trainer.places(0)
+    assert len({line for _, line in places}) == len(places) > 4
+    assert {file for file, _ in places} == {wanted.data.train} and all(0 < line <= 25 for _, line in places)
 
 
 def test_it_ends_where_more_is_passed_over_than_may_be(poisoned):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from cluster import running
 
 from bigmodel.errors import TrainingError
 from bigmodel.training.checkpoint import Checkpoints
@@ -271,3 +272,19 @@ def test_retries_end_with_one_message(experiment, tmp_path, ray_here):
     with pytest.raises(TrainingError, match="training failed 2 times; the last checkpoint stays"):
         fit(experiment("train.workers=1", "train.retries=1", "train.epochs=5000"), listener=kill)
     assert Run(tmp_path / "run").info["state"] == "failed"
+
+
+def test_retries_are_counted_on_where_ray_has_replaced_a_worker(experiment, tmp_path, ray_here):
+    """First the process that trains dies, then the worker that had it forked, which would begin to count anew."""
+    trained: list[int] = []
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["kind"] == "start":
+            parents = {process.pid: parent for process, parent in running().items()}
+            of_ray = parents[parents[event["pid"]]]
+            trained.append(event["pid"])
+            os.kill(event["pid"] if len(trained) == 1 else of_ray, signal.SIGKILL)
+
+    with pytest.raises(TrainingError, match="training failed 2 times; the last checkpoint stays: worker 0 died, or"):
+        fit(experiment("train.workers=1", "train.retries=1", "train.epochs=5000"), listener=kill)
+    assert len(set(trained)) == 2

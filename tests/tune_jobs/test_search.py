@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,17 @@ from typing import Any
 import pytest
 import yaml
 
-from bigmodel.errors import ConfigError, DataError, TrainingError
+from bigmodel import tasks
+from bigmodel.errors import ConfigError, DataError, Interrupted, TrainingError
 from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.training import events
 from bigmodel.training.fit import fit
 from tune_jobs.journal import Journal, Trial, read
-from tune_jobs.search import search
-from tune_jobs.space import with_values
+from tune_jobs.propose import Proposals
+from tune_jobs.search import all_of, search
+from tune_jobs.space import space, with_values
+from tune_jobs.trial import Trial as Trainable
 from tune_jobs.tune import tune
 
 QUICK = ("tune.candidates=0", "tune.max_concurrent=2", "tune.seed=1")
@@ -117,6 +122,13 @@ def test_a_trial_that_fails_is_a_result(experiment, ray_here):
     assert ["the loss is" in trial.reason for trial in found.trials] == [False, True]
 
 
+def test_a_trial_without_enough_memory_is_a_result(experiment, ray_here):
+    widths = "tune.space={model.hidden_size: [8, 6000000], optim.lr: none, optim.beta1: none, optim.beta2: none}"
+    found = search(experiment(*QUICK, widths, "tune.search=grid", "tune.scheduler=none"))
+    assert [trial.state for trial in found.trials] == ["finished", "failed"]
+    assert "can't allocate memory" in found.trials[1].reason
+
+
 def test_a_search_whose_trials_all_fail_says_why(experiment, ray_here):
     with pytest.raises(TrainingError, match="none of 2 trials succeeded: the loss is"):
         search(experiment(*QUICK, *DIVERGING, *rates(1e37, 1e38), "tune.scheduler=none", "train.validate_every=1000"))
@@ -127,7 +139,6 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(experiment, tmp_path, ray_he
     asked = (*QUICK, "tune.trials=1", "train.epochs=40", "tune.scheduler=none")
     killed: list[int] = []
     file = tmp_path / "run-tune" / "trials" / "000" / "events.jsonl"
-    import threading
 
     def kill() -> None:
         while not killed:
@@ -144,6 +155,39 @@ def test_a_killed_trial_goes_on_from_its_checkpoint(experiment, tmp_path, ray_he
     undisturbed = search(experiment(*asked, f"output={tmp_path / 'other'}"))
     assert what(found.trials) == what(undisturbed.trials)
     assert len([event for event in events.read(file) if event["kind"] == "start"]) == 2
+
+
+def test_a_validation_that_is_no_number_is_never_the_best(experiment, tmp_path):
+    folder = tmp_path / "trials"
+    told = [{"kind": "start", "total_steps": 100}]
+    told += [{"kind": "validation", "step": i, "accuracy": value} for i, value in enumerate([math.nan, 0.5, math.nan])]
+    (folder / "000").mkdir(parents=True)
+    (folder / "000" / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in told))
+    own = {"number": 0, "params": {}}
+    base = experiment().model_dump(mode="json")
+    trial = Trainable({"base": base, "folder": str(folder), "prepared": None, "own": own})
+    values = [trial.step()["best"] for _ in range(3)]
+    assert math.isnan(values[0]) and values[1:] == [0.5, 0.5]
+
+
+@pytest.mark.slow
+def test_a_trial_whose_process_is_killed_each_time_has_failed_and_the_search_goes_on(experiment, tmp_path, ray_here):
+    killed: list[int] = []
+    file = tmp_path / "run-tune" / "trials" / "000" / "events.jsonl"
+
+    def kill() -> None:
+        while len(killed) < 2:
+            for event in events.read(file):
+                if event["kind"] == "start" and event["pid"] not in killed:
+                    killed.append(event["pid"])
+                    os.kill(event["pid"], signal.SIGKILL)
+            time.sleep(0.02)
+
+    threading.Thread(target=kill, daemon=True).start()
+    found = search(experiment(*QUICK, "tune.trials=2", "train.epochs=20", "tune.scheduler=none"))
+    assert len(killed) == 2
+    assert [trial.state for trial in found.trials] == ["failed", "finished"]
+    assert "died" in found.trials[0].reason and "Traceback" not in found.trials[0].reason
 
 
 def test_population_based_training_takes_over_weights(experiment, ray_here):
@@ -169,6 +213,56 @@ def test_population_based_training_takes_over_weights(experiment, ray_here):
     last = [own["optim"]["lr"] for own in stored]
     assert last != [first[number] for number in range(4)], "no trial took over another's"
     assert [trial.params["optim.lr"] for trial in found.trials] == last, "what is repeated is what was trained last"
+
+
+def test_a_trial_goes_on_with_the_values_it_had_taken_over(experiment, tmp_path):
+    base = experiment("tune.scheduler=pbt", "tune.trials=3")
+    journal, folder = Journal(tmp_path / "trials.jsonl"), tmp_path / "trials"
+    for number in (0, 1):
+        journal.begin(number, {"optim.lr": 1e-3, "optim.beta1": 0.9})
+    (folder / "001").mkdir(parents=True)
+    (folder / "001" / "experiment.yaml").write_text(with_values(base, {"optim.lr": 8e-4}).to_yaml())
+    goal = tasks.get(base.task).goal
+    proposed = all_of(Proposals(space(base), base, Journal(tmp_path / "trials.jsonl"), goal), folder)
+    assert proposed[0] == {"number": 0, "params": {"optim.lr": 1e-3, "optim.beta1": 0.9}}
+    assert proposed[1] == {"number": 1, "params": {"optim.lr": 8e-4, "optim.beta1": 0.9}}
+    assert proposed[2]["params"].keys() == space(base).keys()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_population_based_training_goes_on_after_a_kill_with_the_values_taken_over(experiment, tmp_path):
+    """kill -9 of the driver once a trial has taken over another's weights; none begins anew."""
+    file, folder = tmp_path / "reviews.yaml", tmp_path / "run-tune"
+    file.write_text(experiment("train.epochs=24", "train.precision=auto").to_yaml())
+    asked = ["tune.trials=4", "tune.scheduler=pbt", "tune.grace=8", "tune.num_cpus=0.25", "tune.candidates=0"]
+    runs = [folder / "trials" / f"{number:03}" for number in range(4)]
+
+    def rates() -> list[float]:
+        return [Experiment.stored(run / "experiment.yaml").optim.lr for run in runs]
+
+    def told() -> list[float]:
+        return [trial.params["optim.lr"] for trial in read(folder / "trials.jsonl")]
+
+    half = begin(file, asked)
+    while not all((run / "checkpoints").exists() for run in runs) or rates() == told():
+        assert half.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    half.kill()
+    half.wait()
+    killed = time.time()
+    assert {trial.state for trial in read(folder / "trials.jsonl")} == {"running"} and rates() != told()
+
+    again = begin(file, asked, stderr=subprocess.PIPE)
+    said = again.communicate(timeout=300)[1].decode()
+    assert again.returncode == 0, said
+    trials = read(folder / "trials.jsonl")
+    assert [trial.state for trial in trials] == ["finished"] * 4
+    assert told() == rates(), "what is told, and repeated, is what was trained"
+    for run, trial in zip(runs, trials, strict=True):
+        starts = [event for event in events.read(run / "events.jsonl") if event["kind"] == "start"]
+        assert starts[-1]["time"] > killed and starts[-1]["step"] > 0, "it began anew"
+        assert [step for step, _ in trial.curve] == [starts[-1]["steps_per_epoch"] * (i + 1) for i in range(24)]
 
 
 def test_trials_of_several_workers_nest_and_end(experiment, ray_here):
@@ -238,6 +332,22 @@ def test_ctrl_c_ends_a_search_with_one_message_and_it_goes_on(experiment, tmp_pa
     assert searching.returncode == 130, said
     assert "the same command goes on" in said and "Traceback" not in said
     assert {trial.state for trial in read(tmp_path / "run-tune" / "trials.jsonl")} == {"running"}
+
+
+def test_ctrl_c_in_repeats_is_an_interruption_whatever_time_the_trials_had(experiment, tmp_path, ray_here):
+    asked = (*QUICK, "tune.trials=1", "train.epochs=40")
+    search(experiment(*asked), say=quiet)
+    repeat = tmp_path / "run-tune" / "repeats" / "000" / "events.jsonl"
+
+    def interrupt() -> None:
+        while not any(event["kind"] == "validation" for event in events.read(repeat)):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        search(experiment(*asked, "tune.candidates=1", "tune.repeats=2", "tune.minutes=0.001"), say=quiet)
+    assert {trial.state for trial in read(tmp_path / "run-tune" / "repeats.jsonl")} == {"running"}
 
 
 def begin(file: Path, changes: list[str], stderr: int | None = None) -> subprocess.Popen[bytes]:
