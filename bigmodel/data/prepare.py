@@ -390,6 +390,8 @@ def _refusal(task: Task, row: Row, processor: Any, learnt: Mapping[str, Any]) ->
 
 def _advice(experiment: Experiment, split: str) -> str:
     """What to do with a row that does not go with the training rows: it depends on who put it apart from them."""
+    if split == "train":
+        return "The columns were learnt from other training rows: correct this one or remove it"
     if getattr(experiment.data, split) is not None:
         return f"The row is of data.{split}: correct it, remove it, or add rows like it to data.train"
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bigmodel.models.table_processor import TableProcessor
+    from bigmodel.tasks.chosen import Chosen
+
+AT_ONCE = 2048  # rows whose cells are held as Python has them
 
 
 def columns(data: DataConfig, task: str) -> dict[str, str]:
@@ -61,24 +64,41 @@ def plain(value: Any, column: str) -> Any:
     )
 
 
-def fit(
-    rows: Callable[[], Iterable[Row]], experiment: Experiment, regression: bool
-) -> tuple[TableProcessor, dict[str, Any]]:
+def fit(chosen: Chosen, experiment: Experiment, regression: bool) -> tuple[TableProcessor, dict[str, Any]]:
     """The columns and, for the model's config, edges of the numbers' pieces and sizes of the categories."""
     from bigmodel.tasks.columns import edges, learn
 
-    records, targets = [], []
-    for row in rows():
-        records.append(json.loads(row["features"]))
-        targets.append(row["label"])
     table = experiment.data.table
-    processor = learn(records, table)
-    numbers, _ = processor.encode(records)
+    processor = learn(Records(chosen.rows), table, chosen.beside)
+    numbers, _ = encoded(chosen.rows, processor)
+    ignored = [f"column '{name}' is ignored: it {why}" for name, why in processor.ignored.items()]
     return processor, {
-        "bins": edges(numbers, targets, table, regression),
+        "bins": edges(numbers, [row["label"] for row in chosen.rows], table, regression),
         "cardinalities": [2 + len(column["categories"]) for column in processor.columns if "categories" in column],
-        "notes": [f"column '{name}' is ignored: it {why}" for name, why in processor.ignored.items()],
+        "notes": [*([chosen.note] if chosen.note else []), *ignored],
     }
+
+
+@dataclass(frozen=True)
+class Records(Sequence[Mapping[str, Any]]):
+    """The cells of rows, read anew each time: as Python has them they take ten times as much memory."""
+
+    rows: Sequence[Row]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [json.loads(row["features"]) for row in self.rows[i]]
+        return json.loads(self.rows[i]["features"])
+
+
+def encoded(rows: Sequence[Row], processor: TableProcessor) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Numbers (rows, N) and categories (rows, C), made of AT_ONCE rows at a time. ValueError."""
+    records, starts = Records(rows), range(0, max(len(rows), 1), AT_ONCE)
+    numbers, codes = zip(*(processor.encode(records[at : at + AT_ONCE]) for at in starts), strict=True)
+    return np.concatenate(numbers), np.concatenate(codes)
 
 
 def clean(record: Mapping[str, Any], columns: Mapping[str, str], target: Callable[[Any, str], Any]) -> Row:
@@ -111,7 +131,7 @@ def load_processor(path: Path, config: Any = None) -> TableProcessor:
 def encode(rows: Sequence[Row], processor: TableProcessor) -> list[Sample]:
     """`numbers` float32 (N,), NaN where missing, and `categories` int32 (C,). Raises Refused."""
     try:
-        numbers, codes = processor.encode([json.loads(row["features"]) for row in rows])
+        numbers, codes = encoded(rows, processor)
     except ValueError as why:
         raise Refused(str(why)) from None
     return [{"numbers": numbers[i], "categories": codes[i]} for i in range(len(rows))]

@@ -48,8 +48,10 @@ def target(row: Row) -> str:
 
 
 def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any, dict[str, Any]]:
+    from bigmodel.tasks.chosen import choose
+
     names = labels.fit_labels((row["label"] for row in rows()), experiment.data.label or "label")
-    processor, learnt = table.fit(rows, experiment, regression=False)
+    processor, learnt = table.fit(choose(rows, experiment.data.table.missing), experiment, regression=False)
     return processor, {"problem_type": "single_label_classification", **names, **learnt}
 
 

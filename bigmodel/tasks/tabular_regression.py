@@ -64,7 +64,10 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
     """The target is learnt in deviations from its mean: both travel in the model's config."""
     import numpy as np
 
-    numbers, column = np.array([row["label"] for row in rows()]), experiment.data.label or "label"
+    from bigmodel.tasks.chosen import choose
+
+    chosen = choose(rows, experiment.data.table.missing)
+    numbers, column = np.array([row["label"] for row in chosen.rows]), experiment.data.label or "label"
     with np.errstate(over="ignore"):
         deviation = float(numbers.std())
     if not math.isfinite(deviation):
@@ -73,7 +76,7 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
         )
     if not deviation:
         raise DataError(f"column '{column}': it is {numbers[0]:g} in all training rows, there is nothing to learn")
-    processor, learnt = table.fit(rows, experiment, regression=True)
+    processor, learnt = table.fit(chosen, experiment, regression=True)
     return processor, {
         "problem_type": "regression",
         "id2label": {0: column},
