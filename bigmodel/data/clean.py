@@ -78,9 +78,7 @@ def clean(
 def _check_twice(source: str, names: Sequence[str], read: set[str]) -> None:
     counts = Counter(names)
     if twice := sorted(name for name in read if counts[name] > 1):
-        raise DataError(
-            f"{source}: {counts[twice[0]]} columns are called '{twice[0]}'. Give each a name of its own"
-        )
+        raise DataError(f"{source}: {counts[twice[0]]} columns are called '{twice[0]}'. Give each a name of its own")
 
 
 def _check_ignored(source: str, options: ReadOptions, names: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bigmodel.models.table_processor import TableProcessor
     from bigmodel.tasks.chosen import Chosen
 
+FIELDS = ("numbers", "categories", "labels")
 AT_ONCE = 2048  # rows whose cells are held as Python has them
 
 
@@ -164,27 +165,31 @@ class Stacked(Sequence[Sample]):
 
 
 class TableExamples:
-    """The samples of a table, all of one length: a batch is picked from one array a field."""
+    """The samples of a table, all of one length: a batch is picked from one mapped array a field and part file."""
 
     def __init__(self, samples: Any) -> None:
-        self.lengths = samples.lengths
-        self._fields = {
-            "numbers": whole(samples, "numbers").reshape(len(samples), -1),
-            "categories": whole(samples, "categories").reshape(len(samples), -1),
-            "labels": whole(samples, "labels"),
-        }
+        self._fields = {name: [values for values, _ in samples.column(name)] for name in FIELDS}
+        sizes = [len(labels) for labels in self._fields["labels"]]
+        for name in ("numbers", "categories"):
+            parts = zip(self._fields[name], sizes, strict=True)
+            self._fields[name] = [values.reshape(size, -1) for values, size in parts]
+        self._starts = np.cumsum([0, *sizes])
+        width = sum(self._fields[name][0].shape[1] for name in ("numbers", "categories"))
+        self.lengths = np.broadcast_to(np.int32(width), len(samples))  # of any number, it takes no memory
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def take(self, ids: Any) -> Any:
-        return Stacked({name: values[ids] for name, values in self._fields.items()})
-
-
-def whole(samples: Any, name: str) -> NDArray[Any]:
-    """The values of a field of all samples, one after another; mapped where there is one part file."""
-    parts = [values for values, _ in samples.column(name)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        ids = np.asarray(ids)
+        parts = np.searchsorted(self._starts, ids, "right") - 1
+        places = [(part, np.flatnonzero(parts == part)) for part in np.unique(parts).tolist()]
+        fields = {}
+        for name, values in self._fields.items():
+            fields[name] = np.empty((len(ids), *values[0].shape[1:]), values[0].dtype)
+            for part, at in places:
+                fields[name][at] = values[part][ids[at] - self._starts[part]]
+        return Stacked(fields)
 
 
 def examples(samples: Any, experiment: Experiment) -> Examples:

@@ -85,11 +85,10 @@ judge = predict
 
 def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
     """`auc` only where the rows have at least two of the labels."""
-    found, wanted = [answer["label"] for answer in answers], [row["label"] for row in rows]
-    scores = [answer["scores"] for answer in answers]
-    area = area_under_curve(scores, wanted)
+    found, wanted = labels.named(answers), labels.named(rows)
+    area = area_under_curve((answer["scores"] for answer in answers), wanted)
     return {
-        "loss": log_loss(scores, wanted),
+        "loss": log_loss((answer["scores"] for answer in answers), wanted),
         "accuracy": accuracy(found, wanted),
         "macro_f1": macro_f1(found, wanted),
         **({} if area is None else {"auc": area}),

@@ -120,10 +120,13 @@ def judge(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Answe
 
 def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
     """The loss only where the answers are judged ones."""
-    found, wanted = [answer["prediction"] for answer in answers], [row["label"] for row in rows]
-    judged = [answer["loss"] for answer in answers if "loss" in answer]
+    import numpy as np
+
+    found = np.fromiter((answer["prediction"] for answer in answers), np.float64)
+    wanted = np.fromiter((row["label"] for row in rows), np.float64)
+    losses = (answer["loss"] for answer in answers if "loss" in answer)
     return {
-        **({"loss": sum(judged) / len(judged)} if judged else {}),
+        **({"loss": sum(losses) / len(answers)} if "loss" in answers[0] else {}),
         "rmse": rmse(found, wanted),
         "mae": mae(found, wanted),
         "r2": r2(found, wanted),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bigmodel import pipeline
+from bigmodel.data import arrow
 from bigmodel.data.clean import clean, read_options
 from bigmodel.errors import ConfigError, DataError
 from bigmodel.experiment import DataConfig, TableConfig, change
@@ -329,3 +330,24 @@ def test_titanic_is_read_with_its_quoted_names_and_missing_values(data_folder, t
     )  # fmt: skip
     assert report["metrics"]["accuracy"] > 0.72
     assert "boosting" in report["baselines"] and "Name" in {one["column"] for one in report["columns"]["ignored"]}
+
+
+def test_a_batch_is_picked_from_several_part_files_as_from_one_and_none_is_held(tmp_path):
+    rng = np.random.default_rng(0)
+    samples = [
+        {"numbers": rng.standard_normal(3).astype(np.float32), "categories": np.array([i], np.int32), "labels": i % 2}
+        for i in range(100)
+    ]
+    cuts = {"one": [0, 100], "many": [0, 10, 11, 60, 100]}
+    of = {}
+    for name, ends in cuts.items():
+        paths = [tmp_path / f"{name}-{start:05d}.arrow" for start in ends[:-1]]
+        for path, start, end in zip(paths, ends, ends[1:], strict=False):
+            arrow.write(path, arrow.sample_table(samples[start:end], [4] * (end - start)))
+        of[name] = table.examples(arrow.Samples(paths), None)
+    ids = rng.permutation(100)[:37]
+    for sample, also, i in zip(of["one"].take(ids), of["many"].take(ids), ids, strict=True):
+        assert sample["categories"] == also["categories"] == [i] and (sample["numbers"] == also["numbers"]).all()
+    assert len(of["many"]) == 100 and of["many"].lengths[ids].tolist() == [4] * 37
+    held = [part for parts in of["many"]._fields.values() for part in parts]
+    assert len(held) == 12 and not any(part.flags.owndata or part.flags.writeable for part in held)
