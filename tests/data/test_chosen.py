@@ -1,6 +1,7 @@
 """What a table's columns are learnt from where the rows are many: a choice that misses nothing that matters."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -50,9 +51,7 @@ def test_of_rows_that_are_not_too_many_all_are_learnt_from():
 def test_a_choice_of_many_is_the_same_each_time_and_says_so(few):
     (first, learnt), (again, _) = fitted(cells()), fitted(cells())
     assert first.to_dict() == again.to_dict()
-    assert (
-        learnt["notes"][0].startswith("columns are learnt from 2,0") and "of 20,000 training rows" in learnt["notes"][0]
-    )
+    assert re.match(r"columns are learnt from 2,0\d\d of 20,000 training rows", learnt["notes"][0])
 
 
 def test_a_choice_has_the_quantiles_of_all_and_knows_what_a_single_row_has_or_lacks(few):

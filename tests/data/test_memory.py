@@ -8,10 +8,10 @@ from pathlib import Path
 MIB = 2**20
 PROGRAM = """
 import resource, sys
-from bigmodel.data import arrow, prepare
+from bigmodel.data import arrow, cleaned, prepare
 from bigmodel.experiment import Experiment
 
-arrow.PART_BYTES = prepare.CLEANED_CHARS = 2**20  # not 32 and 8 of them, so that a small file is many parts
+arrow.PART_BYTES = cleaned.CHARS = 2**20  # not 32 and 8 of them, so that a small file is many parts
 
 def prepared(file):
     data = {"train": file, "text": "text", "label": "label", "cache": f"{file}.prepared"}
