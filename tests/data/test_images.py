@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigmodel.data import files, images
+from bigmodel.data import arrow, files, images
+from bigmodel.data import prepare as module
 from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.prepare import prepare
 from bigmodel.data.record import Bad
@@ -211,6 +212,25 @@ def test_a_changed_image_that_a_table_names_is_prepared_anew(folder: Path, tmp_p
     assert first.fresh and not same.fresh
     (folder / "cats/1.png").write_bytes(file_of("RGB", colour=(200, 2, 3), size=(9, 9)))
     assert prepare(Experiment.model_validate(tree)).fresh
+
+
+def test_samples_larger_than_their_rows_are_encoded_few_at_a_time_to_several_files(
+    folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    for i in range(90):
+        (folder / "cats" / f"many{i}.png").write_bytes(file_of("RGB", size=(9, 9), colour=(i, i, i)))
+    tree = {"task": "image-classification", "output": str(tmp_path / "run")}
+    read = {"train": str(folder), "images": {"size": 40}}
+    found = []
+    for cache in ("whole", "cut"):
+        data = read | {"cache": str(tmp_path / cache)}
+        made = prepare(Experiment.model_validate(tree | {"data": data}))
+        found.append([(one["labels"], one["pixels"].tobytes()) for one in made.samples("train")])
+        files = len(list((made.path / "samples").glob("train-*")))
+        assert files == 1 if cache == "whole" else files > 3
+        monkeypatch.setattr(arrow, "PART_BYTES", 50_000)
+        monkeypatch.setattr(module, "ENCODED_BYTES", 20_000)
+    assert found[0] == found[1] and len(found[0]) > 60
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
