@@ -220,7 +220,7 @@ def test_samples_larger_than_their_rows_are_encoded_few_at_a_time_to_several_fil
     for i in range(90):
         (folder / "cats" / f"many{i}.png").write_bytes(file_of("RGB", size=(9, 9), colour=(i, i, i)))
     tree = {"task": "image-classification", "output": str(tmp_path / "run")}
-    read = {"train": str(folder), "images": {"size": 40}}
+    read = {"train": str(folder), "images": {"size": 40}, "split": {"valid": 0, "test": 0}}
     found = []
     for cache in ("whole", "cut"):
         data = read | {"cache": str(tmp_path / cache)}

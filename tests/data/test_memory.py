@@ -37,7 +37,8 @@ model = {"type": "textcnn"} if task[:4] == "text" else {"type": "tabular_mlp" if
 
 def experiment(file):
     read = data[task] | {"train": file, "cache": f"{file}.prepared"}
-    asked = {"task": task, "model": model, "data": read, "train": {"epochs": 1, "batch_size": 256}, "output": f"{file}.run"}
+    train = {"epochs": 1, "batch_size": 256}
+    asked = {"task": task, "model": model, "data": read, "train": train, "output": f"{file}.run"}
     return Experiment.model_validate(asked)
 
 def prepared(file):
