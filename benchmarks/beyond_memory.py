@@ -1,8 +1,9 @@
 """Preparing and training from a file larger than the memory allowed: what stays resident, and how soon a killed run
 goes on.
 
-`bigmodel train` reads a file of generated texts in a process that may allocate a quarter of its size (RLIMIT_DATA;
-mapped files are the kernel's to keep or drop). Mid-epoch it is killed, and the same command started again.
+`bigmodel train` reads a file of generated texts, a generated table or a folder of generated images in a process that
+may allocate a quarter of its size (RLIMIT_DATA; mapped files are the kernel's to keep or drop). Mid-epoch it is killed,
+and the same command started again.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from large_data import write_images, write_table, write_texts
 
 MIB = 2**20
 BAR_S = 2.0  # from opening the data to the first new step
@@ -30,14 +31,39 @@ SAMPLE_S = 1.0
 # Arrow's own allocator reserves what it does not use; glibc's keeps large freed blocks once it has seen some.
 ALLOCATOR = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_MMAP_THRESHOLD_": str(MIB)}
 PHASES = ("reading and cleaning", "learning labels and vocabulary", "encoding", "validation:", "testing", "training")
+Write = Callable[[Path, int], None]
+TASKS: dict[
+    str, tuple[str, Write, dict[str, Any], dict[str, Any]]
+] = {  # what is written, by whom; data and model of it
+    "text-classification": ("reviews.csv", write_texts, {"text": "text", "label": "label"}, {"type": "lstm"}),
+    "tabular-classification": (
+        "table.csv",
+        write_table,
+        {"label": "dear", "table": {"types": {"price": "ignore"}}},
+        {"type": "tabular_mlp"},
+    ),
+    "tabular-regression": (
+        "table.csv",
+        write_table,
+        {"label": "price", "table": {"types": {"dear": "ignore"}}},
+        {"type": "tabular_mlp"},
+    ),
+    "image-classification": (
+        "images",
+        write_images,
+        {"images": {"size": 32}},
+        {"type": "cnn", "hidden_sizes": [8, 16]},
+    ),
+}
 OPENED, STARTED, STEP = "data found prepared", "training ", "step "  # how the lines begin
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=4.3, help="size of the file")
+    parser.add_argument("--task", default="text-classification", choices=TASKS)
+    parser.add_argument("--gigabytes", type=float, default=4.3, help="size of the file, or of all images")
     parser.add_argument("--limit", type=int, default=1024, help="MiB the process may allocate")
-    parser.add_argument("--model", default="lstm", choices=["textcnn", "lstm"])
+    parser.add_argument("--model", default=None, help="its type; an LSTM, a perceptron or a CNN if not given")
     parser.add_argument("--seconds", type=float, default=60.0, help="of training before it is killed, and after")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--max-texts", type=int, default=1_000_000, help="that the vocabulary is learnt from")
@@ -55,10 +81,11 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    source = folder / "reviews.csv"
+    name, write, *_ = TASKS[options.task]
+    source = folder / name
     if not source.exists():
         write(source, int(options.gigabytes * 1e9))
-    size = source.stat().st_size
+    size = size_of(source)
     print(f"{size / 1e9:.2f} GB, {size / options.limit / MIB:.1f} times the {options.limit} MiB allowed", flush=True)
     shutil.rmtree(folder / "run", ignore_errors=True)
     command = train(folder, options)
@@ -94,15 +121,14 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
 
 
 def train(folder: Path, options: argparse.Namespace) -> list[str]:
+    name, _, data, model = TASKS[options.task]
+    data = {"train": str(folder / name), **data}
+    if "text" in data:
+        data["tokenizer"] = {"max_texts": options.max_texts}
     experiment: dict[str, Any] = {
-        "task": "text-classification",
-        "data": {
-            "train": str(folder / "reviews.csv"),
-            "text": "text",
-            "label": "label",
-            "tokenizer": {"max_texts": options.max_texts},
-        },
-        "model": {"type": options.model},
+        "task": options.task,
+        "data": data,
+        "model": {"type": options.model} if options.model else model,
         "train": {
             "epochs": 1,
             "batch_size": options.batch_size,
@@ -193,31 +219,9 @@ def importing() -> float:
     return time.perf_counter() - began
 
 
-def write(path: Path, num_bytes: int, seed: int = 0) -> None:
-    """Reviews of phrases, the words by Zipf's law, with a number of their own, so that no two are the same and the
-    words do not end. A third of the phrases tells the label."""
-    rng = np.random.default_rng(seed)
-    syllables = np.array(
-        [c + v for c in "b c d f g h k l m n p r s t v w ch sh th st".split() for v in "a e i o u".split()]
-    )
-    words = np.array(sorted({"".join(rng.choice(syllables, size)) for size in rng.integers(1, 5, 60_000)}), object)
-    rng.shuffle(words)
-    chances = 1 / (np.arange(len(words)) + 2.7)
-    drawn = rng.choice(words, (30_000, 6), p=chances / chances.sum())
-    phrases = np.array([" ".join(phrase) for phrase in drawn], object)
-    written = number = 0
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        written += file.write("text,label\n")
-        while written < num_bytes:
-            sizes = np.clip(rng.lognormal(2.4, 0.6, 10_000), 1, 60).astype(int)
-            labels, chosen = rng.integers(0, 2, len(sizes)), rng.integers(0, len(phrases) // 3, sizes.sum())
-            chosen += np.repeat(labels + 1, sizes) * (rng.random(len(chosen)) < 1 / 3) * (len(phrases) // 3)
-            ends = np.cumsum(sizes)
-            lines = []
-            for start, end, label in zip(ends - sizes, ends, labels, strict=True):
-                number += 1
-                lines.append(f'"{". ".join(phrases[chosen[start:end]].tolist())}. No. {number}",{label}\n')
-            written += file.write("".join(lines))
+def size_of(source: Path) -> int:
+    files = source.rglob("*") if source.is_dir() else [source]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from bigmodel import experiment as experiments
 from bigmodel import tasks
 from bigmodel.data import images
 from bigmodel.data.clean import Placed, clean, read_options
+from bigmodel.data.cleaned import keep
 from bigmodel.data.files import resolve
 from bigmodel.data.prepare import open_prepared, prepare
 from bigmodel.data.quarantine import Quarantine
@@ -139,25 +140,19 @@ def evaluate(
     from bigmodel.evaluation.report import show
 
     bad_path = (output or Path(tempfile.gettempdir()) / f"bigmodel-{os.getpid()}").with_suffix(".quarantine.jsonl")
-    with Quarantine(bad_path) as quarantine:
-        placed = []
-        for item in found(files, predictor, data, wanted):
-            if isinstance(item, Bad):
-                quarantine.add(item)
-            else:
-                placed.append(item)
-        quarantine.num_rows = len(placed)
-        quarantine.check(data.max_bad)
-    if quarantine.num_bad:
-        say(f"{quarantine.num_bad:,} rows were refused: {bad_path}")
-    else:
-        bad_path.unlink()
-    try:
-        report = score(
-            predictor, [p.row for p in placed], lambda i: (placed[i].source, placed[i].line), training=None, say=say
-        )
-    except Refused:
-        raise first_unreadable(placed, predictor) from None
+    with tempfile.TemporaryDirectory(prefix="bigmodel-") as folder:
+        with Quarantine(bad_path) as quarantine:
+            rows = keep(quarantine.good(found(files, predictor, data, wanted)), Path(folder))
+            quarantine.check(data.max_bad)
+        if quarantine.num_bad:
+            say(f"{quarantine.num_bad:,} rows were refused: {bad_path}")
+        else:
+            bad_path.unlink()
+        try:
+            report = score(predictor, rows, rows.place, training=None, say=say)
+        except Refused:
+            placed = (Placed(row, *rows.place(i)) for i, row in enumerate(rows))
+            raise first_unreadable(placed, predictor) from None
     show(report)
     if output:
         write_json(output, report)
@@ -276,8 +271,8 @@ def readable(items: Sequence[Placed | Bad], predictor: Predictor) -> list[Placed
     return checked
 
 
-def first_unreadable(placed: Sequence[Placed], predictor: Predictor) -> DataError:
-    wrong = next(item for item in readable(placed, predictor) if isinstance(item, Bad))
+def first_unreadable(placed: Iterable[Placed], predictor: Predictor) -> DataError:
+    wrong = next(item for one in placed for item in readable([one], predictor) if isinstance(item, Bad))
     return DataError(f"{wrong.source}:{wrong.line}: {wrong.reason}")
 
 

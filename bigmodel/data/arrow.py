@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,14 @@ class Samples(Sequence[dict[str, Any]]):
         self._parts = [_columns(read(path)) for path in paths]
         sizes = [len(part[LENGTH][0]) for part in self._parts]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
-        lengths = [part[LENGTH][0] for part in self._parts]
-        self.lengths: NDArray[np.int32] = (
-            lengths[0] if len(lengths) == 1 else np.concatenate([*lengths, np.empty(0, np.int32)])
-        )
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int32]:
+        lengths = [part[LENGTH][0] for part in self._parts]
+        return lengths[0] if len(lengths) == 1 else np.concatenate([*lengths, np.empty(0, np.int32)])
 
     def __getitem__(self, i: Any) -> Any:
         return self.take([i])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,10 +76,9 @@ def clean(
 
 
 def _check_twice(source: str, names: Sequence[str], read: set[str]) -> None:
-    if twice := sorted(name for name in read if names.count(name) > 1):
-        raise DataError(
-            f"{source}: {names.count(twice[0])} columns are called '{twice[0]}'. Give each a name of its own"
-        )
+    counts = Counter(names)
+    if twice := sorted(name for name in read if counts[name] > 1):
+        raise DataError(f"{source}: {counts[twice[0]]} columns are called '{twice[0]}'. Give each a name of its own")
 
 
 def _check_ignored(source: str, options: ReadOptions, names: Sequence[str]) -> None:

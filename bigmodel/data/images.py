@@ -161,8 +161,11 @@ def _read(file: str) -> bytes | str:
 
 def _whole(stream: IO[bytes] | None) -> bytes | str:
     """The bytes of a file, or that they are more than an image may have."""
-    data = stream.read(MAX_BYTES + 1) if stream else b""
-    return data if len(data) <= MAX_BYTES else TOO_LARGE
+    blocks, size = list[bytes](), 0  # to read MAX_BYTES would allocate as many for the smallest file
+    while stream and size <= MAX_BYTES and (block := stream.read(files.BLOCK)):
+        blocks.append(block)
+        size += len(block)
+    return b"".join(blocks) if size <= MAX_BYTES else TOO_LARGE
 
 
 def _archived(file: str, below: Below) -> Iterator[Entry]:

@@ -21,30 +21,28 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from bigmodel import cluster, errors, tasks
 from bigmodel.data import arrow, images, quarantine
-from bigmodel.data.clean import Placed, clean, read_options
+from bigmodel.data.clean import clean, read_options
+from bigmodel.data.cleaned import CleanedFile, in_batches
 from bigmodel.data.digests import digests
 from bigmodel.data.files import resolve, size
 from bigmodel.data.progress import Progress, advance, following
 from bigmodel.data.quarantine import Quarantine
-from bigmodel.data.record import Bad
 from bigmodel.data.sources import holds_bytes, is_of_images, open_rows, pieces
-from bigmodel.data.split import distribute
+from bigmodel.data.split import Parts, distribute
 from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
 from bigmodel.tasks.base import Refused, Row, Sample, Task
 
 VERSION = 9  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
-CLEANED, CLEANED_CHARS = 8192, 8 << 20  # rows, or characters, in one batch of a cleaned file
-ENCODED = 2048  # rows encoded at once: what the tokenizer returns is large
+ENCODED, ENCODED_BYTES = 2048, 16 << 20  # rows encoded at once: what the tokenizer returns is large, and so are pixels
+FIRST = 32  # rows of a file by which it is known how large their samples are
 HELD_OUT = {"valid": "validation", "test": "the test"}
 SHOWN = 5  # further places in a message
 Say = Callable[[str], None]
@@ -287,74 +285,30 @@ def _clean_piece(piece: Piece) -> dict[str, int]:
     task = tasks.get(piece.experiment.task)
     if not out.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out.parent))
-    num_rows, num_chars, held = 0, 0, list[Placed]()
-    with Quarantine(out.with_suffix(".bad")) as refused, _CleanedFile(out, task) as file:
-        for item in clean(piece.source, task, task.columns(data), read_options(data), piece.groups):
-            if isinstance(item, Bad):
-                refused.add(item)
-                continue
-            held.append(item)
-            num_rows += 1
-            num_chars += sum(len(value) for value in item.row.values() if isinstance(value, (str, bytes)))
-            if len(held) == CLEANED or num_chars > CLEANED_CHARS:
-                file.write(held)
-                advance(num_rows=len(held))
-                num_chars, held = 0, []
-        if held:
-            file.write(held)
-    if not num_rows and not refused.num_bad:
+    with Quarantine(out.with_suffix(".bad")) as refused, CleanedFile(out, task) as file:
+        items = clean(piece.source, task, task.columns(data), read_options(data), piece.groups)
+        for some in in_batches(refused.good(items)):
+            file.write(some)
+            advance(num_rows=len(some))
+    if not refused.num_rows and not refused.num_bad:
         raise DataError(f"{piece.source}: holds no row")
-    return {"rows": num_rows, "refused": refused.num_bad}
-
-
-class _CleanedFile:
-    """An Arrow stream of cleaned rows: the roles, and source, line, md5 and size of the content, target. No file for no
-    rows."""
-
-    def __init__(self, path: Path, task: Task) -> None:
-        self._path, self._task = path, task
-        self._writer: Any = None
-
-    def __enter__(self) -> _CleanedFile:
-        return self
-
-    def write(self, placed: Sequence[Placed]) -> None:
-        rows = [item.row for item in placed]
-        contents = [self._task.content(row) for row in rows]
-        md5s = [hashlib.md5(content.encode(), usedforsecurity=False).digest() for content in contents]
-        columns: dict[str, Any] = {role: [row[role] for row in rows] for role in rows[0]}
-        columns[arrow.FILE] = pa.array([item.source for item in placed], pa.string()).dictionary_encode()
-        columns[arrow.LINE] = pa.array([item.line for item in placed], pa.int64())
-        columns[arrow.MD5] = pa.array(md5s, pa.binary(16))
-        columns[arrow.SIZE] = pa.array([len(content) for content in contents], pa.int32())
-        columns[arrow.TARGET] = pa.array([_number(self._task.target(row)) for row in rows], pa.uint64())
-        batch = pa.RecordBatch.from_pydict(columns)
-        if self._writer is None:
-            self._writer = pa.ipc.new_stream(str(self._path), batch.schema)
-        self._writer.write_batch(batch)
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
-@lru_cache(1024)
-def _number(target: str) -> int:
-    """Stands for the target where rows are compared."""
-    return int.from_bytes(hashlib.md5(target.encode(), usedforsecurity=False).digest()[:8], "big")
+    return {"rows": refused.num_rows, "refused": refused.num_bad}
 
 
 def _encode_part(unit: tuple[Experiment, str, dict[str, Any]]) -> dict[str, int]:
-    """Encode one file of rows into the file of samples of the same name."""
+    """Encode one file of rows into a file of samples, or several where they are much larger, as those of images are."""
     experiment, part, learnt = unit
     task, path = tasks.get(experiment.task), Path(part)
     processor, rows = task.load_processor(path.parent.parent / "processor"), arrow.Rows([path])
-    tables = []
-    for start in range(0, len(rows), ENCODED):
-        advance(num_rows=min(ENCODED, len(rows) - start))
-        samples = _encode(experiment, task, path.name.partition("-")[0], rows, start, processor, learnt)
-        tables.append(arrow.sample_table(samples, [task.length(sample) for sample in samples]))
-    arrow.write(path.parent.parent / "samples" / path.name, pa.concat_tables(tables))
+    parts, split = Parts(path.parent.parent / "samples", path.stem, 2 * arrow.PART_BYTES), path.stem.partition("-")[0]
+    start, at_once = 0, FIRST
+    while start < len(rows):
+        samples = _encode(experiment, task, split, rows, slice(start, start + at_once), processor, learnt)
+        table = arrow.sample_table(samples, [task.length(sample) for sample in samples])
+        parts.add(table)
+        advance(num_rows=len(samples))
+        start, at_once = start + len(samples), max(1, min(ENCODED, ENCODED_BYTES * len(samples) // table.nbytes))
+    parts.close()
     return {"samples": len(rows)}
 
 
@@ -363,14 +317,15 @@ def _encode(
     task: Task,
     split: str,
     rows: arrow.Rows,
-    start: int,
+    some: slice,
     processor: Any,
     learnt: Mapping[str, Any],
 ) -> list[Sample]:
     try:
-        return task.encode(rows[start : start + ENCODED], processor, learnt)
+        return task.encode(rows[some], processor, learnt)
     except Refused:
-        refused = [(i, why) for i in range(start, len(rows)) if (why := _refusal(task, rows[i], processor, learnt))]
+        rest = range(some.start, len(rows))
+        refused = [(i, why) for i in rest if (why := _refusal(task, rows[i], processor, learnt))]
         if not refused:
             raise
     (first, why), *others = refused
@@ -390,6 +345,8 @@ def _refusal(task: Task, row: Row, processor: Any, learnt: Mapping[str, Any]) ->
 
 def _advice(experiment: Experiment, split: str) -> str:
     """What to do with a row that does not go with the training rows: it depends on who put it apart from them."""
+    if split == "train":
+        return "The columns were learnt from other training rows: correct this one or remove it"
     if getattr(experiment.data, split) is not None:
         return f"The row is of data.{split}: correct it, remove it, or add rows like it to data.train"
     return (

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from bigmodel.data.record import Bad
 from bigmodel.errors import DataError, ResourceError
+
+T = TypeVar("T")
 
 SHOWN = 10
 
@@ -32,6 +35,15 @@ class Quarantine:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+    def good(self, items: Iterable[T | Bad]) -> Iterator[T]:
+        """Those that are not refused, counted; the others are written down."""
+        for item in items:
+            if isinstance(item, Bad):
+                self.add(item)
+            else:
+                self.num_rows += 1
+                yield item
 
     def add(self, bad: Bad) -> None:
         self.num_bad += 1

@@ -61,7 +61,7 @@ def distribute(cleaned: Sequence[tuple[str, Path]], folder: Path, config: SplitC
     """Rows of (split, cleaned file) to part files in `folder`. -> how many; duplicates, conflicting labels, rows of
     validation and test that training has too."""
     split = Split(config, [named for named, _ in cleaned])
-    parts = [_Parts(folder, name) for name in SPLITS]
+    parts = [Parts(folder, name) for name in SPLITS]
     num_rows = before = 0
     total = _characters(path for named, path in cleaned if named == "train") if split.by_position else 0
     with Duplicates(folder.with_name("duplicates")) as duplicates:
@@ -108,11 +108,11 @@ def _batches(path: Path) -> Iterator[pa.RecordBatch]:
         yield from stream
 
 
-class _Parts:
-    """Rows of one split to part files of at most `arrow.PART_ROWS` rows, or about `arrow.PART_BYTES`; none for none."""
+class Parts:
+    """Rows of one split to part files of at most `arrow.PART_ROWS` rows, or about `most_bytes`; none for none."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.split = split
+    def __init__(self, folder: Path, split: str, most_bytes: int = 0) -> None:
+        self.split, self._most_bytes = split, most_bytes or arrow.PART_BYTES
         self._folder, self._held = folder, list[pa.Table]()
         self._num_held = self._num_parts = self._num_rows = self._num_bytes = 0
 
@@ -123,7 +123,7 @@ class _Parts:
         self._num_bytes += rows.nbytes
         while self._num_held >= arrow.PART_ROWS:
             self._write(arrow.PART_ROWS)
-        if self._num_bytes >= arrow.PART_BYTES and self._num_held:
+        if self._num_bytes >= self._most_bytes and self._num_held:
             self._write(self._num_held)
 
     def close(self) -> int:

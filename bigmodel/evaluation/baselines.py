@@ -15,15 +15,18 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from bigmodel.errors import first_line
 from bigmodel.evaluation.evidence import Training
 from bigmodel.evaluation.metrics import accuracy, accuracy_interval, confusion, macro_f1, mcnemar
+from bigmodel.evaluation.overlap import Overlap
 from bigmodel.tasks import pictures, tokenizer
 from bigmodel.tasks.base import Row
+
+T = TypeVar("T")
 
 NGRAMS = (1, 2)
 C = 0.5
@@ -42,38 +45,41 @@ class Survey:
     """What one pass over the training rows tells."""
 
     labels: Counter[str]
-    known: set[Any]
-    """The contents asked about, or what stands for them, that stand in the training rows too."""
-    rows: list[Row]
+    num_rows: int
+    rows: Training
     """All rows, in their order; a random choice of them where there are more than were asked for."""
 
 
-def survey(training: Training, contents: set[Any], content: Callable[[Row], Any], most: int | None = None) -> Survey:
+def survey(
+    training: Training, overlap: Overlap, content: Callable[[Row], str], most: int | None = None, held: bool = True
+) -> Survey:
+    """`overlap` is told of all rows. Those chosen are held, or else read again whenever they are asked for."""
     labels: Counter[str] = Counter()
-    known: set[Any] = set()
 
     def counted() -> Iterator[Row]:
         for row in training():
             labels[row["label"]] += 1
-            if (text := content(row)) in contents:
-                known.add(text)
+            overlap.see(content(row))
             yield row
 
-    rows = sample(counted(), most)
-    return Survey(labels, known, rows)
+    if held:
+        rows = sample(counted(), most)
+        return Survey(labels, len(rows), lambda: rows)
+    numbers = set(sample((number for number, _ in enumerate(counted())), most))
+    return Survey(labels, len(numbers), lambda: (row for number, row in enumerate(training()) if number in numbers))
 
 
-def sample(training: Iterable[Row], most: int | None = None) -> list[Row]:
-    """All rows, in their order; a random choice of `most`, or MAX_ROWS, of them where there are more."""
+def sample(items: Iterable[T], most: int | None = None) -> list[T]:
+    """All items, in their order; a random choice of `most`, or MAX_ROWS, of them where there are more."""
     most = most or MAX_ROWS
-    rows: list[Row] = []
+    chosen: list[T] = []
     rng = random.Random(0)
-    for number, row in enumerate(training):
+    for number, item in enumerate(items):
         if number < most:
-            rows.append(row)
+            chosen.append(item)
         elif (place := rng.randint(0, number)) < most:  # reservoir sampling (Vitter, 1985, algorithm R)
-            rows[place] = row
-    return rows
+            chosen[place] = item
+    return chosen
 
 
 def majority(counts: Counter[str], wanted: Sequence[str], source: str) -> dict[str, Any]:
@@ -96,14 +102,15 @@ def linear(rows: Sequence[Row], texts: Iterable[str], wanted: Sequence[str], mod
 
 
 def linear_of_images(
-    rows: Sequence[Row], images: Sequence[bytes], wanted: Sequence[str], model: Sequence[str]
+    rows: Training, images: Iterable[bytes], wanted: Sequence[str], model: Sequence[str]
 ) -> dict[str, Any]:
-    """The same for images."""
+    """The same for images; `rows` are gone through several times, and not held."""
     start = time.perf_counter()
-    if len({row["label"] for row in rows}) < 2:
+    labels = [row["label"] for row in rows()]
+    if len(set(labels)) < 2:
         return {"reason": "the training rows have one label only"}
-    found, features = fit_and_answer_images(rows, images)
-    return _judged(features, len(rows), time.perf_counter() - start, found, wanted, model)
+    found, features = fit_and_answer_images(rows, labels, images)
+    return _judged(features, len(labels), time.perf_counter() - start, found, wanted, model)
 
 
 def _judged(
@@ -140,35 +147,36 @@ def fit_and_answer(rows: Sequence[Row], texts: Iterable[str], analyzer: str) -> 
     return found
 
 
-def fit_and_answer_images(rows: Sequence[Row], images: Sequence[bytes]) -> tuple[list[str], str]:
+def fit_and_answer_images(rows: Training, labels: Sequence[str], images: Iterable[bytes]) -> tuple[list[str], str]:
     """The label of each image by a logistic regression on pixels, and what it was given of them."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    known = [row["image"] for row in rows]
-    mode = "L" if all(pictures.header(image).mode in pictures.GREY for image in known) else "RGB"
-    size = _small(known, len(mode))
+    looked_at = [(pictures.header(row["image"]).mode, pictures.upright_size(row["image"])) for row in rows()]
+    mode = "L" if all(mode in pictures.GREY for mode, _ in looked_at) else "RGB"
+    size = _small([size for _, size in looked_at], len(mode))
     model = LogisticRegression(max_iter=ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(_pixels(known, mode, size), [row["label"] for row in rows])
+        model.fit(np.stack(list(_pixels((row["image"] for row in rows()), mode, size))), labels)
     found: list[str] = []
-    for start in range(0, len(images), IMAGES_AT_ONCE):
-        found += map(str, model.predict(_pixels(images[start : start + IMAGES_AT_ONCE], mode, size)))
+    copies = _pixels(images, mode, size)
+    while some := list(itertools.islice(copies, IMAGES_AT_ONCE)):
+        found += map(str, model.predict(np.stack(some)))
     return found, f"{size[0]} by {size[1]} {'grey' if mode == 'L' else 'coloured'} pixels, logistic regression"
 
 
-def _small(images: Sequence[bytes], channels: int) -> tuple[int, int]:
+def _small(sizes: Sequence[tuple[int, int]], channels: int) -> tuple[int, int]:
     """Width and height, in proportion those of most images, of a copy that is no more than PIXELS numbers."""
-    height, width = (float(np.median(side)) for side in zip(*map(pictures.upright_size, images), strict=True))
+    height, width = (float(np.median(side)) for side in zip(*sizes, strict=True))
     scale = min(1.0, (PIXELS / channels / (height * width)) ** 0.5)
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def _pixels(images: Sequence[bytes], mode: str, size: tuple[int, int]) -> Any:
-    """(N, H * W * channels), from 0 to 1."""
+def _pixels(images: Iterable[bytes], mode: str, size: tuple[int, int]) -> Iterator[Any]:
+    """Of each (H * W * channels,), from 0 to 1."""
     copies = (pictures.decode(image, max(size)).convert(mode).resize(size) for image in images)
-    return np.stack([np.asarray(copy, np.float32).reshape(-1) for copy in copies]) / 255
+    return (np.asarray(copy, np.float32).reshape(-1) / 255 for copy in copies)
 
 
 def compare(

@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bigmodel.evaluation import metrics
-from bigmodel.evaluation.baselines import compare
+from bigmodel.evaluation.baselines import MAX_ROWS, compare
+from bigmodel.evaluation.metrics import Floats
 from bigmodel.tasks.base import Row
+from bigmodel.tasks.labels import named
+from bigmodel.tasks.table import encoded
 
 if TYPE_CHECKING:
     from bigmodel.predictor import Predictor
 
 NAME = "gradient boosting"
+CELLS = 4_000_000  # of the training rows it is fitted on, drawn by chance where they have more
+AT_ONCE = 65_536  # rows answered together
 FEW = 2  # rows below which nothing can be fitted
 
 
@@ -31,40 +37,39 @@ def classifier(
     """Fit on `training`, answer `rows`, compare with the labels that `model` found; {"reason"} where it cannot be."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    start, wanted = time.perf_counter(), [row["label"] for row in rows]
+    start, wanted = time.perf_counter(), named(rows)
     counts = Counter(row["label"] for row in training)
     if len(counts) < 2:
         return {"reason": "the training rows have one label only"}
-    trees, (learnt, asked) = _trees(HistGradientBoostingClassifier, predictor), _tables(predictor, training, rows)
+    trees = _trees(HistGradientBoostingClassifier, predictor)
     if min(counts.values()) < 2:  # scikit-learn cannot then hold out rows of every label, to know when to stop
         trees.set_params(early_stopping=False)
-    trees.fit(learnt, [row["label"] for row in training])
+    trees.fit(_table(predictor, training), [row["label"] for row in training])
     names = [str(name) for name in trees.classes_]
-    scores = [dict(zip(names, row, strict=True)) for row in trees.predict_proba(asked).tolist()]
-    found = [max(score, key=score.__getitem__) for score in scores]
+    scores = np.concatenate(list(_answers(trees.predict_proba, predictor, rows)))  # (N, K)
+    found = [names[i] for i in scores.argmax(1).tolist()]
     labels = sorted({*found, *wanted})
     return {
         "training_rows": len(training),
         "seconds": round(time.perf_counter() - start, 2),
         "accuracy": metrics.accuracy(found, wanted),
         "macro_f1": metrics.macro_f1(found, wanted),
-        "auc": metrics.area_under_curve(scores, wanted),
+        "auc": metrics.area_under_curve((dict(zip(names, row.tolist(), strict=True)) for row in scores), wanted),
         "interval": list(metrics.accuracy_interval(metrics.confusion(found, wanted, labels))),
         "comparison": compare(model, found, wanted, NAME),
     }
 
 
-def regressor(
-    predictor: Predictor, training: Sequence[Row], rows: Sequence[Row], model: Sequence[float]
-) -> dict[str, Any]:
+def regressor(predictor: Predictor, training: Sequence[Row], rows: Sequence[Row], model: Floats) -> dict[str, Any]:
     """The same for numbers; the comparison is of squared distances."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    start, wanted = time.perf_counter(), [row["label"] for row in rows]
+    start, wanted = time.perf_counter(), np.fromiter((row["label"] for row in rows), np.float64)
     if len(training) < FEW:
         return {"reason": "there are too few training rows"}
-    trees, (learnt, asked) = _trees(HistGradientBoostingRegressor, predictor), _tables(predictor, training, rows)
-    found = trees.fit(learnt, [row["label"] for row in training]).predict(asked).tolist()
+    trees = _trees(HistGradientBoostingRegressor, predictor)
+    trees.fit(_table(predictor, training), [row["label"] for row in training])
+    found = np.concatenate(list(_answers(trees.predict, predictor, rows)))
     return {
         "training_rows": len(training),
         "seconds": round(time.perf_counter() - start, 2),
@@ -76,7 +81,7 @@ def regressor(
     }
 
 
-def compare_distances(model: Sequence[float], baseline: Sequence[float], wanted: Sequence[float]) -> dict[str, Any]:
+def compare_distances(model: Floats, baseline: Floats, wanted: Floats) -> dict[str, Any]:
     """Whose squared distances are smaller, and whether by more than chance: a paired bootstrap of the rows."""
     apart = np.square(metrics.distances(baseline, wanted)) - np.square(metrics.distances(model, wanted))
     interval = metrics.mean_interval(apart)
@@ -103,18 +108,38 @@ def advice(baseline: Mapping[str, Any]) -> str:
     return f"Gradient boosting is the better choice for this table{sure}: {took}."
 
 
+def most_rows(predictor: Predictor | None) -> int | None:
+    """Training rows that it is fitted on at most; None where there is no table."""
+    columns = len(getattr(predictor.processor, "columns", [])) if predictor else 0
+    return min(MAX_ROWS, max(1, CELLS // columns)) if columns else None
+
+
+def drawn(fitted: int, num_rows: int) -> dict[str, int]:
+    """For the report, where it was not fitted on all training rows: of how many they were drawn."""
+    return {"drawn_from": num_rows} if fitted < num_rows else {}
+
+
+def drawn_from(baseline: Mapping[str, Any]) -> Iterator[str]:
+    if "drawn_from" in baseline:
+        yield (
+            f"Gradient boosting was fitted on {baseline['training_rows']:,} of {baseline['drawn_from']:,} training "
+            "rows, drawn by chance."
+        )
+
+
 def _trees(make: Any, predictor: Predictor) -> Any:
     processor = predictor.processor
     numbers, words = len(processor.number_names), len(processor.category_names)
     return make(categorical_features=[False] * numbers + [True] * words, random_state=0)
 
 
-def _tables(predictor: Predictor, *parts: Sequence[Row]) -> list[Any]:
+def _answers(answer: Any, predictor: Predictor, rows: Sequence[Row]) -> Iterator[NDArray[Any]]:
+    for start in range(0, len(rows), AT_ONCE):
+        found: NDArray[Any] = answer(_table(predictor, rows[start : start + AT_ONCE]))
+        yield found
+
+
+def _table(predictor: Predictor, rows: Sequence[Row]) -> Floats:
     """Rows as the network reads them, numbers first: (rows, N + C). Categories that training did not know are NaN."""
-    tables = []
-    for rows in parts:
-        samples = predictor.encode([{"features": row["features"]} for row in rows])
-        numbers = np.array([sample["numbers"] for sample in samples], np.float64)
-        codes = np.array([sample["categories"] for sample in samples], np.float64)
-        tables.append(np.hstack([numbers, np.where(codes == 0, np.nan, codes)]))
-    return tables
+    numbers, codes = encoded(rows, predictor.processor)
+    return np.hstack([numbers.astype(np.float64), np.where(codes == 0, np.nan, codes.astype(np.float64))])

@@ -9,7 +9,6 @@ named apart, so that they do not hide the mistakes that say something of the mod
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,9 @@ from bigmodel.evaluation import baselines, boosting, importance, metrics
 from bigmodel.evaluation.evidence import Evidence
 from bigmodel.evaluation.layout import excerpt, heading, near, table, wide
 from bigmodel.evaluation.metrics import Counts, Floats
-from bigmodel.tasks.base import Answer, Row
+from bigmodel.evaluation.overlap import Overlap
+from bigmodel.tasks.base import Answer
+from bigmodel.tasks.labels import named
 
 WORST = 10
 CONFUSED = 20  # pairs of labels
@@ -38,11 +39,11 @@ FEW_ROWS = 30  # below, resampling the rows that happen to be there shows too li
 
 def analyse(evidence: Evidence) -> dict[str, Any]:
     rows, answers = evidence.rows, evidence.answers
-    found, wanted = [answer["label"] for answer in answers], [row["label"] for row in rows]
-    losses = metrics.log_losses([answer["scores"] for answer in answers], wanted)
+    found, wanted = named(answers), named(rows)
+    losses = metrics.log_losses((answer["scores"] for answer in answers), wanted)
     _check_numbers(evidence, losses)
     known = list(answers[0]["scores"])
-    unknown = _unknown_labels(evidence, known)
+    unknown = _unknown_labels(evidence, known, wanted)
     labels = [*known, *(entry["label"] for entry in unknown)]
     matrix = metrics.confusion(found, wanted, labels)
     return {
@@ -55,7 +56,7 @@ def analyse(evidence: Evidence) -> dict[str, Any]:
         "confusion": _confusion(labels, matrix),
         "calibration": _calibration(answers, found, wanted),
         "unknown_labels": unknown,
-        "mistakes": _mistakes(evidence, wanted, losses, set(known)),
+        "mistakes": _mistakes(evidence, found, wanted, losses, set(known)),
         **_beside_training(evidence, found, wanted),
         **importance.of_table(evidence),
     }
@@ -71,12 +72,12 @@ def _check_numbers(evidence: Evidence, losses: Floats) -> None:
         )
 
 
-def _unknown_labels(evidence: Evidence, known: Sequence[str]) -> list[dict[str, Any]]:
+def _unknown_labels(evidence: Evidence, known: Sequence[str], wanted: Sequence[str]) -> list[dict[str, Any]]:
     """Labels that the model was never taught, with the place of the first row of each."""
     first: dict[str, int] = {}
-    counts = Counter(row["label"] for row in evidence.rows)
-    for i, row in enumerate(evidence.rows):
-        first.setdefault(row["label"], i)
+    counts = Counter(wanted)
+    for i, label in enumerate(wanted):
+        first.setdefault(label, i)
     strange = sorted(set(counts) - set(known))
     return [{"label": label, "rows": counts[label], **evidence.where(first[label])} for label in strange]
 
@@ -102,15 +103,18 @@ def _confusion(labels: Sequence[str], matrix: Counts) -> dict[str, Any]:
 
 def _calibration(answers: Sequence[Answer], found: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
     """Expected calibration error, and how sure the model is on average: above the accuracy it is overconfident."""
-    sure = [answer["score"] for answer in answers]
+    sure = np.fromiter((answer["score"] for answer in answers), np.float64)
     right = [f == w for f, w in zip(found, wanted, strict=True)]
-    return {"error": metrics.calibration_error(sure, right), "mean_confidence": sum(sure) / len(sure)}
+    mean = sum(answer["score"] for answer in answers) / len(answers)
+    return {"error": metrics.calibration_error(sure, right), "mean_confidence": mean}
 
 
-def _mistakes(evidence: Evidence, wanted: Sequence[str], losses: Floats, known: set[str]) -> dict[str, Any]:
+def _mistakes(
+    evidence: Evidence, found: Sequence[str], wanted: Sequence[str], losses: Floats, known: set[str]
+) -> dict[str, Any]:
     """How many there are, and those with the highest loss among the rows whose label the model knows."""
     rows, answers = evidence.rows, evidence.answers
-    wrong = [i for i, (label, answer) in enumerate(zip(wanted, answers, strict=True)) if label != answer["label"]]
+    wrong = [i for i, (label, other) in enumerate(zip(wanted, found, strict=True)) if label != other]
     worst = sorted((i for i in wrong if wanted[i] in known), key=lambda i: -losses[i])[:WORST]
     return {
         "rows": len(wrong),
@@ -119,7 +123,7 @@ def _mistakes(evidence: Evidence, wanted: Sequence[str], losses: Floats, known: 
                 **evidence.where(i),
                 **({"text": excerpt(rows[i]["text"])} if "text" in rows[i] else {}),
                 "wanted": wanted[i],
-                "found": answers[i]["label"],
+                "found": found[i],
                 "score": answers[i]["score"],
                 "loss": float(losses[i]),
             }
@@ -132,30 +136,32 @@ def _beside_training(evidence: Evidence, found: Sequence[str], wanted: Sequence[
     """What the training rows add: the baselines learnt from them, and which of the tested rows stand among them."""
     rows = evidence.rows
 
-    def content(row: Row) -> bytes:  # not the text itself, of which there may be more than memory holds
-        return hashlib.md5(evidence.task.content(row).encode(), usedforsecurity=False).digest()
-
-    contents = [content(row) for row in rows]
-    most = baselines.MAX_IMAGES if "image" in rows[0] else None
-    seen = baselines.survey(evidence.training, set(contents), content, most) if evidence.training else None
-    if seen is None or not seen.rows:
+    content = evidence.task.content
+    overlap = Overlap(content(row) for row in rows)
+    seen = None
+    if evidence.training and "image" in rows[0]:
+        seen = baselines.survey(evidence.training, overlap, content, baselines.MAX_IMAGES, held=False)
+    elif evidence.training:
+        seen = baselines.survey(evidence.training, overlap, content, boosting.most_rows(evidence.predictor))
+    if seen is None or not seen.num_rows:
         always = baselines.majority(Counter(wanted), wanted, "the tested rows")
         none = {"reason": "the training rows are not at hand"}
         trees = {"boosting": none} if "features" in rows[0] else {}
         return {"baselines": {"majority": always, "linear": none, **trees}, "also_in_training": None}
     always = baselines.majority(seen.labels, wanted, "the training rows")
     linear: dict[str, Any] = {"reason": "there is none for this kind of input"}
-    if "text" in seen.rows[0]:
-        evidence.say(f"linear baseline: TF-IDF and a linear SVM on {len(seen.rows):,} training rows")
-        linear = baselines.linear(seen.rows, (row["text"] for row in rows), wanted, found)
-    elif "image" in seen.rows[0]:
-        evidence.say(f"linear baseline: logistic regression on the pixels of {len(seen.rows):,} training images")
-        linear = baselines.linear_of_images(seen.rows, [row["image"] for row in rows], wanted, found)
+    if "text" in rows[0]:
+        evidence.say(f"linear baseline: TF-IDF and a linear SVM on {seen.num_rows:,} training rows")
+        linear = baselines.linear(list(seen.rows()), (row["text"] for row in rows), wanted, found)
+    elif "image" in rows[0]:
+        evidence.say(f"linear baseline: logistic regression on the pixels of {seen.num_rows:,} training images")
+        linear = baselines.linear_of_images(seen.rows, (row["image"] for row in rows), wanted, found)
     trees = {}
-    if "features" in seen.rows[0] and evidence.predictor is not None:
-        evidence.say(f"baseline: {boosting.NAME} on {len(seen.rows):,} training rows")
-        trees = {"boosting": boosting.classifier(evidence.predictor, seen.rows, rows, found)}
-    new = [i for i, digest in enumerate(contents) if digest not in seen.known]
+    if "features" in rows[0] and evidence.predictor is not None:
+        evidence.say(f"baseline: {boosting.NAME} on {seen.num_rows:,} training rows")
+        fitted = boosting.classifier(evidence.predictor, list(seen.rows()), rows, found)
+        trees = {"boosting": fitted | boosting.drawn(seen.num_rows, overlap.num_seen)}
+    new = np.flatnonzero(~overlap.found()).tolist()
     right = sum(found[i] == wanted[i] for i in new)
     also = {"rows": len(rows) - len(new), "accuracy_without": right / len(new) if new else None}
     return {"baselines": {"majority": always, "linear": linear, **trees}, "also_in_training": also}
@@ -205,6 +211,7 @@ def _about_baselines(baseline: Mapping[str, Any]) -> Iterator[RenderableType]:
             if "comparison" in trees
             else f"There is no {boosting.NAME}: {trees['reason']}."
         )
+        yield from map(Text, boosting.drawn_from(trees))
         if said := boosting.advice(trees):
             yield Text(said, style="bold")
     elif "accuracy" in linear:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from bigmodel.data.answers import Answers
 from bigmodel.errors import DataError
 from bigmodel.evaluation.evidence import Evidence, Place, Say, Training
 from bigmodel.tasks.base import Answer, Row, Task, as_judged
@@ -77,7 +78,7 @@ def _check(task: Task, rows: Sequence[Row], place: Place) -> None:
             )
 
 
-def _answer(predictor: Predictor, rows: Sequence[Row]) -> tuple[list[Answer], dict[str, Any]]:
+def _answer(predictor: Predictor, rows: Sequence[Row]) -> tuple[Answers, dict[str, Any]]:
     """Answers in the order of the rows, and how fast they came, encoding included."""
     import torch
 
@@ -85,7 +86,7 @@ def _answer(predictor: Predictor, rows: Sequence[Row]) -> tuple[list[Answer], di
         return [as_judged(predictor.task, row) for row in rows[start:end]]
 
     predictor.judge_samples(predictor.encode(questions(0, WARM_UP)))
-    answers: list[Answer] = []
+    answers = Answers()
     seconds, num_tokens = 1e-9, 0
     at_once = predictor.at_once(rows[0], AT_ONCE)
     begins = range(0, len(rows), AT_ONCE)
@@ -94,7 +95,7 @@ def _answer(predictor: Predictor, rows: Sequence[Row]) -> tuple[list[Answer], di
         asked = questions(start, end)
         began = time.perf_counter()
         samples = predictor.encode(asked)
-        answers += predictor.judge_samples(samples)
+        answers.extend(predictor.judge_samples(samples))
         seconds += time.perf_counter() - began
         num_tokens += sum(predictor.task.length(sample) for sample in samples)
     return answers, {

@@ -6,7 +6,8 @@ Shapes: N rows, K labels, R resamples, C kinds of row (rows that count alike, su
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Numbers = Sequence[float] | Floats
 
 SMALLEST = 1e-12  # the least probability a loss is taken of: one certain mistake must not make the mean infinite
 
@@ -30,65 +32,68 @@ def macro_f1(found: Sequence[str], wanted: Sequence[str]) -> float:
     return float(macro_f1_of(confusion(found, wanted, labels)))
 
 
-def log_loss(scores: Sequence[Mapping[str, float]], wanted: Sequence[str]) -> float:
+def log_loss(scores: Iterable[Mapping[str, float]], wanted: Sequence[str]) -> float:
     """Mean -log p of the wanted label, in nats; a label without a score has p = 0. No p is taken below 1e-12."""
     return float(log_losses(scores, wanted).mean())
 
 
-def log_losses(scores: Sequence[Mapping[str, float]], wanted: Sequence[str]) -> Floats:
+def log_losses(scores: Iterable[Mapping[str, float]], wanted: Sequence[str]) -> Floats:
     """-log p of each row's wanted label, in nats: (N,)."""
-    _check_rows(scores, wanted)
-    p = np.array([score.get(label, 0.0) for score, label in zip(scores, wanted, strict=True)])
+    p = np.fromiter((score.get(label, 0.0) for score, label in zip(scores, wanted, strict=True)), np.float64)
+    _check_rows(p, wanted)
     losses: Floats = -np.log(p.clip(SMALLEST, 1.0))
     return losses
 
 
-def area_under_curve(scores: Sequence[Mapping[str, float]], wanted: Sequence[str]) -> float | None:
+def area_under_curve(scores: Iterable[Mapping[str, float]], wanted: Sequence[str]) -> float | None:
     """Area under the ROC curve: how often a row of a label is scored above one of another, ties counting half. Of two
     labels one number; of more the mean over them, each against the rest. None where the rows show less than two.
     """
-    _check_rows(scores, wanted)
-    known = list(scores[0])
-    labels = [label for label in (known[1:] if len(known) == 2 else known) if 0 < wanted.count(label) < len(wanted)]
-    if not labels:
-        return None
-    of = [_area([score[label] for score in scores], [w == label for w in wanted]) for label in labels]
-    return sum(of) / len(of)
+    rows = iter(scores)
+    first = next(rows)
+    every = np.fromiter((score[label] for score in chain([first], rows) for label in first), np.float64)
+    every = every.reshape(-1, len(first))  # (N, K)
+    _check_rows(every, wanted)
+    areas = []
+    for column, label in list(zip(every.T, first, strict=True))[len(first) == 2 :]:
+        hits = np.fromiter((w == label for w in wanted), bool, len(wanted))
+        if 0 < hits.sum() < len(hits):
+            areas.append(_area(column, hits))
+    return sum(areas) / len(areas) if areas else None
 
 
-def _area(scores: Sequence[float], positive: Sequence[bool]) -> float:
+def _area(scores: Floats, hits: NDArray[np.bool_]) -> float:
     """Mann & Whitney, 1947, doi:10.1214/aoms/1177730491, from mean ranks."""
-    _, kind, counts = np.unique(np.asarray(scores), return_inverse=True, return_counts=True)
+    _, kind, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[kind]
-    hits = np.asarray(positive)
     n = int(hits.sum())
     return float((ranks[hits].sum() - n * (n + 1) / 2) / (n * (len(hits) - n)))
 
 
-def rmse(found: Sequence[float], wanted: Sequence[float]) -> float:
+def rmse(found: Numbers, wanted: Numbers) -> float:
     """Root of the mean squared distance, in the target's unit."""
     return float(np.sqrt(np.square(distances(found, wanted)).mean()))
 
 
-def mae(found: Sequence[float], wanted: Sequence[float]) -> float:
+def mae(found: Numbers, wanted: Numbers) -> float:
     """Mean absolute distance, in the target's unit."""
     return float(np.abs(distances(found, wanted)).mean())
 
 
-def r2(found: Sequence[float], wanted: Sequence[float]) -> float:
+def r2(found: Numbers, wanted: Numbers) -> float:
     """1 - squared distances / squared distances of the rows' own mean. Where all rows want one number: 0, or 1 if it
     was found."""
     left, spread = np.square(distances(found, wanted)).sum(), np.square(np.asarray(wanted) - np.mean(wanted)).sum()
     return float(1 - left / spread) if spread else float(left == 0)
 
 
-def rmse_interval(found: Sequence[float], wanted: Sequence[float], **options: Any) -> tuple[float, float]:
+def rmse_interval(found: Numbers, wanted: Numbers, **options: Any) -> tuple[float, float]:
     """`bootstrap_interval` of `rmse`."""
     low, high = mean_interval(np.square(distances(found, wanted)), **options)
     return math.sqrt(low), math.sqrt(high)
 
 
-def r2_interval(found: Sequence[float], wanted: Sequence[float], **options: Any) -> tuple[float, float]:
+def r2_interval(found: Numbers, wanted: Numbers, **options: Any) -> tuple[float, float]:
     """`bootstrap_interval` of `r2`, the mean of the rows drawn anew each time."""
     left, target = np.square(distances(found, wanted)), np.asarray(wanted, np.float64)
     target = target - target.mean()
@@ -101,7 +106,7 @@ def r2_interval(found: Sequence[float], wanted: Sequence[float], **options: Any)
     return bootstrap_interval(statistic, np.ones(len(target), np.int64), **options)
 
 
-def distances(found: Sequence[float], wanted: Sequence[float]) -> Floats:
+def distances(found: Numbers, wanted: Numbers) -> Floats:
     """Found less wanted: (N,)."""
     _check_rows(found, wanted)
     apart: Floats = np.asarray(found, np.float64) - np.asarray(wanted, np.float64)
@@ -138,7 +143,7 @@ def macro_f1_of(matrix: Counts) -> float:
     return float(_mean_f1(hits[None], (wanted + found)[None])[0])
 
 
-def calibration_error(confidence: Sequence[float], right: Sequence[bool], bins: int = 15) -> float:
+def calibration_error(confidence: Numbers, right: Sequence[bool], bins: int = 15) -> float:
     """Expected calibration error: the mean distance between how sure and how right the answers are, in bins of equal
     width over (0, 1], weighted by their rows (Guo et al., 2017, https://arxiv.org/abs/1706.04599).
 
@@ -244,6 +249,6 @@ def _numbers(labels: Sequence[str], number: Mapping[str, int]) -> Counts:
     return np.fromiter((number[label] for label in labels), np.int64, len(labels))
 
 
-def _check_rows(left: Sequence[Any], right: Sequence[Any]) -> None:
+def _check_rows(left: Sized, right: Sized) -> None:
     assert len(left) == len(right), f"{len(left)} answers for {len(right)} rows"
     assert len(right), "there are no rows"

@@ -6,7 +6,7 @@ render    those keys -> what a person reads
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from bigmodel.evaluation import boosting, importance, metrics
 from bigmodel.evaluation.baselines import sample
 from bigmodel.evaluation.evidence import Evidence
 from bigmodel.evaluation.layout import heading, near, table
+from bigmodel.evaluation.metrics import Floats
+from bigmodel.evaluation.overlap import Overlap
+from bigmodel.tasks.base import Row
 
 WORST = 10
 
@@ -27,7 +30,8 @@ WORST = 10
 
 def analyse(evidence: Evidence) -> dict[str, Any]:
     rows, answers = evidence.rows, evidence.answers
-    found, wanted = [answer["prediction"] for answer in answers], [row["label"] for row in rows]
+    found = np.fromiter((answer["prediction"] for answer in answers), np.float64)
+    wanted = np.fromiter((row["label"] for row in rows), np.float64)
     _check_numbers(evidence, found)
     apart = metrics.distances(found, wanted)
     return {
@@ -37,13 +41,13 @@ def analyse(evidence: Evidence) -> dict[str, Any]:
             "r2": list(metrics.r2_interval(found, wanted)),
         },
         "bias": float(apart.mean()),
-        "mistakes": _worst_of(evidence, apart),
+        "mistakes": _worst_of(evidence, found, wanted),
         **_beside_training(evidence, found, wanted),
         **importance.of_table(evidence),
     }
 
 
-def _check_numbers(evidence: Evidence, found: Sequence[float]) -> None:
+def _check_numbers(evidence: Evidence, found: Floats) -> None:
     broken = np.flatnonzero(~np.isfinite(found))
     if len(broken):
         file, line = evidence.place(int(broken[0]))
@@ -53,38 +57,45 @@ def _check_numbers(evidence: Evidence, found: Sequence[float]) -> None:
         )
 
 
-def _worst_of(evidence: Evidence, apart: metrics.Floats) -> list[dict[str, Any]]:
+def _worst_of(evidence: Evidence, found: Floats, wanted: Floats) -> list[dict[str, Any]]:
+    apart = metrics.distances(found, wanted)
     worst = np.argsort(-np.abs(apart), kind="stable")[:WORST].tolist()
     return [
         {
             **evidence.where(i),
-            "wanted": evidence.rows[i]["label"],
-            "found": evidence.answers[i]["prediction"],
+            "wanted": float(wanted[i]),
+            "found": float(found[i]),
             "distance": float(apart[i]),
         }
         for i in worst
     ]
 
 
-def _beside_training(evidence: Evidence, found: Sequence[float], wanted: Sequence[float]) -> dict[str, Any]:
+def _beside_training(evidence: Evidence, found: Floats, wanted: Floats) -> dict[str, Any]:
     """What the training rows add: the baselines learnt from them, and which of the tested rows stand among them."""
     content = evidence.task.content
-    contents = [content(row) for row in evidence.rows]
-    training = sample(evidence.training() if evidence.training else [])
+    overlap = Overlap(content(row) for row in evidence.rows)
+
+    def told() -> Iterator[Row]:
+        for row in evidence.training() if evidence.training else ():
+            overlap.see(content(row))
+            yield row
+
+    training = sample(told(), boosting.most_rows(evidence.predictor))
     mean = float(np.mean([row["label"] for row in training] or wanted))
     source = "the training rows" if training else "the tested rows"
-    constant = {"of": source, "value": mean, **_scores_of([mean] * len(wanted), wanted)}
+    constant = {"of": source, "value": mean, **_scores_of(np.full(len(wanted), mean), wanted)}
     trees: dict[str, Any] = {"reason": "the training rows are not at hand"}
     also = None
     if training and evidence.predictor is not None:
         evidence.say(f"baseline: {boosting.NAME} on {len(training):,} training rows")
         trees = boosting.regressor(evidence.predictor, training, evidence.rows, found)
-        known = set(map(content, training))
-        also = {"rows": sum(text in known for text in contents)}
+        trees |= boosting.drawn(len(training), overlap.num_seen)
+        also = {"rows": int(overlap.found().sum())}
     return {"baselines": {"mean": constant, "boosting": trees}, "also_in_training": also}
 
 
-def _scores_of(found: Sequence[float], wanted: Sequence[float]) -> dict[str, float]:
+def _scores_of(found: Floats, wanted: Floats) -> dict[str, float]:
     return {
         "rmse": metrics.rmse(found, wanted), "mae": metrics.mae(found, wanted), "r2": metrics.r2(found, wanted)
     }  # fmt: skip
@@ -98,6 +109,7 @@ def render(report: Mapping[str, Any]) -> Iterator[RenderableType]:
     trees, mean = report["baselines"]["boosting"], report["baselines"]["mean"]
     if "comparison" in trees:
         yield Text(trees["comparison"]["statement"])
+        yield from map(Text, boosting.drawn_from(trees))
         if said := boosting.advice(trees):
             yield Text(said, style="bold")
     else:

@@ -41,8 +41,9 @@ class Refused(DataError):
 class Examples(Protocol):
     """Samples that training goes through: those on disk, or a task's own view of them."""
 
-    lengths: Any
-    """Tokens of each: (N,), or (N, S) where a sample has S sides that are padded by themselves."""
+    @property
+    def lengths(self) -> Any:
+        """Tokens of each: (N,), or (N, S) where a sample has S sides that are padded by themselves."""
 
     def __len__(self) -> int: ...
 

@@ -6,7 +6,7 @@ import datetime
 import re
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from bigmodel.experiment import TableConfig
 from bigmodel.models import table_processor as cells
 from bigmodel.models.table_processor import TableProcessor
 
+CELLS = 1_000_000  # of the rows that are held as Python has them
 POINTS = 256  # at most, of the map from a number to its quantile
 MOSTLY = 0.9  # a column of so many numbers is meant to hold numbers
 FEW = 20  # different values of a column whose numbers may be names, such as "36 months"
@@ -34,9 +35,13 @@ class NotLearnt(Exception):
     """Why a column says nothing that a model could use."""
 
 
-def learn(records: Sequence[Mapping[str, Any]], table: TableConfig) -> TableProcessor:
-    """The processor of a table with these training rows. ConfigError, DataError."""
-    names = list(dict.fromkeys(name for record in records for name in record))
+def learn(
+    records: Sequence[Mapping[str, Any]], table: TableConfig, beside: Mapping[str, list[Any]] | None = None
+) -> TableProcessor:
+    """The processor of a table with these training rows, gone through several times, and more values of its columns
+    `beside` them. ConfigError, DataError."""
+    beside = beside or {}
+    names = list(dict.fromkeys([*beside, *(name for record in records for name in record)]))
     for name in sorted((table.types.keys() | table.dates.keys()) - set(names)):
         if table.types.get(name) != "ignore":
             field = "types" if name in table.types else "dates"
@@ -45,16 +50,28 @@ def learn(records: Sequence[Mapping[str, Any]], table: TableConfig) -> TableProc
                 f"Columns: {', '.join(names)}"
             )
     columns, ignored = [], {}
-    for name in names:
-        values = [cells.nothing(record.get(name), table.missing) for record in records]
+    for name, values in values_of(names, records, table.missing):
         try:
-            columns.append(column(name, values, table))
+            columns.append(column(name, values + beside.get(name, []), table))
         except NotLearnt as why:
             ignored[name] = str(why)
     if not columns:
         reasons = ", ".join(f"{name} {reason}" for name, reason in ignored.items())
         raise DataError(f"no column is left to learn from{': ' if reasons else ''}{reasons}")
     return TableProcessor(columns, ignored, table.missing)
+
+
+def values_of(
+    names: Sequence[str], records: Sequence[Mapping[str, Any]], missing: Sequence[str]
+) -> Iterator[tuple[str, list[Any]]]:
+    """Each column's values, None where missing: some columns in one pass over the rows, as many as are not too much."""
+    at_once = max(1, CELLS // max(1, len(records)))
+    for start in range(0, len(names), at_once):
+        some: dict[str, list[Any]] = {name: [] for name in names[start : start + at_once]}
+        for record in records:
+            for name, values in some.items():
+                values.append(cells.nothing(record.get(name), missing))
+        yield from some.items()
 
 
 def column(name: str, values: Sequence[Any], table: TableConfig) -> dict[str, Any]:
@@ -206,6 +223,8 @@ def edges(z: NDArray[Any], targets: Sequence[Any], table: TableConfig, regressio
 
 
 def _edges(z: NDArray[Any], targets: NDArray[Any], table: TableConfig, regression: bool) -> list[float]:
+    if not len(z):  # known of rows alone that were not drawn
+        return [-0.5, 0.5]
     z = z.astype(np.float64)
     if table.binning == "quantile":
         inner = np.quantile(z, np.linspace(0, 1, table.bins + 1)[1:-1])

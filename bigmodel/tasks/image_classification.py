@@ -67,32 +67,38 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
     if pretrained := experiment.model.get("pretrained"):
         processor = _pretrained_processor(pretrained)
     else:
-        processor = _fit_processor(_some(rows()), experiment.data.images.size)
+        processor = _fit_processor(rows, experiment.data.images.size)
     height, width = _shape(processor)
     size = height if height == width else [height, width]
     return processor, learnt | {"image_size": size, "num_channels": 3}
 
 
-def _some(rows: Iterable[Row]) -> list[bytes]:
-    """A random choice of images, the same each time: reservoir sampling (Vitter, 1985, algorithm R)."""
-    rng, chosen = random.Random(0), list[bytes]()
-    for number, row in enumerate(rows):
+def _some(rows: Callable[[], Iterable[Row]]) -> Callable[[], Iterator[bytes]]:
+    """A random choice of images, the same each time: reservoir sampling (Vitter, 1985, algorithm R). They are read
+    whenever they are asked for, and not held."""
+    rng, chosen = random.Random(0), list[int]()
+    for number, _ in enumerate(rows()):
         if number < SURVEYED:
-            chosen.append(row["image"])
+            chosen.append(number)
         elif (place := rng.randint(0, number)) < SURVEYED:
-            chosen[place] = row["image"]
-    return chosen
+            chosen[place] = number
+    numbers = set(chosen)
+    return lambda: (row["image"] for number, row in enumerate(rows()) if number in numbers)
 
 
-def _fit_processor(images: Sequence[bytes], size: int | list[int] | None) -> Any:
+def _fit_processor(rows: Callable[[], Iterable[Row]], size: int | list[int] | None) -> Any:
     """transformers' own, in its Pillow form: resize to one size, mean and deviation of the training images."""
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-    height, width = _median_size(images) if size is None else (size, size) if isinstance(size, int) else size
-    decoded = (pictures.decode(image, max(height, width)) for image in images)
-    pixels = np.stack([np.asarray(image.convert("RGB").resize((width, height))) for image in decoded])  # (N, H, W, 3)
-    mean = pixels.mean((0, 1, 2)) / 255
-    std = np.maximum(pixels.std((0, 1, 2)) / 255, 0.01)
+    images = _some(rows)
+    height, width = _median_size(images()) if size is None else (size, size) if isinstance(size, int) else size
+    count, total, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)  # whole numbers, so that nothing is lost
+    for image in images():
+        decoded = pictures.decode(image, max(height, width)).convert("RGB").resize((width, height))
+        pixels = np.asarray(decoded).reshape(-1, 3).astype(np.int64)  # (H * W, 3)
+        count, total, squares = count + len(pixels), total + pixels.sum(0), squares + np.square(pixels).sum(0)
+    mean = total / count / 255
+    std = np.maximum(np.sqrt(squares / count - np.square(total / count)) / 255, 0.01)
     return ViTImageProcessorPil(
         size={"height": height, "width": width},
         image_mean=[round(float(value), 4) for value in mean],
@@ -100,7 +106,7 @@ def _fit_processor(images: Sequence[bytes], size: int | list[int] | None) -> Any
     )
 
 
-def _median_size(images: Sequence[bytes]) -> tuple[int, int]:
+def _median_size(images: Iterable[bytes]) -> tuple[int, int]:
     """Height and width of the images, made smaller where one is above MAX_SIDE."""
     sizes = [pictures.upright_size(image) for image in images]
     height, width = (float(np.median(side)) for side in zip(*sizes, strict=True))

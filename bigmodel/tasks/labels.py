@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,6 +33,11 @@ def as_word(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value) if isinstance(value, (int, float)) and value == value else value
+
+
+def named(items: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The label of each answer or row; equal ones are one string in memory."""
+    return [sys.intern(item["label"]) for item in items]
 
 
 def fit_labels(labels: Iterable[str], column: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 NAMED = "PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")
 MAX_PIXELS = 64_000_000
+STRIP = 1_000_000  # pixels that are put on white at a time
 ORIENTATION = 0x0112  # the EXIF tag; from 5 on the image lies on its side
 IMAGE_WIDTH, IMAGE_HEIGHT = 0x0100, 0x0101  # tags of a TIFF
 REASON = 160  # characters of what a decoder says
@@ -88,13 +89,24 @@ def _plain(image: Any) -> Any:
         plain = Image.fromarray(np.clip(high, 0, 255, out=high).astype(np.uint8))
         plain.info = image.info
         return plain
-    grey = image.mode in GREY
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        white.info = image.info
-        image = white
-    return image.convert("L" if grey else "RGB")
+    mode = "L" if image.mode in GREY else "RGB"
+    return _on_white(image, mode) if image.has_transparency_data else image.convert(mode)
+
+
+def _on_white(image: Any, mode: str) -> Any:
+    """A few lines at a time: the whole on its ground would be two images more in memory than are needed."""
+    from PIL import Image
+
+    plain = Image.new(mode, image.size)
+    plain.info = image.info
+    width, height = image.size
+    lines = max(1, STRIP // width)
+    for top in range(0, height, lines):
+        strip = image.crop((0, top, width, min(top + lines, height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, "white")
+        white.alpha_composite(strip)
+        plain.paste(white.convert(mode), (0, top))
+    return plain
 
 
 def _turned(image: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from bigmodel.models.table_processor import TableProcessor
+    from bigmodel.tasks.chosen import Chosen
+
+FIELDS = ("numbers", "categories", "labels")
+AT_ONCE = 2048  # rows whose cells are held as Python has them
 
 
 def columns(data: DataConfig, task: str) -> dict[str, str]:
@@ -61,24 +65,41 @@ def plain(value: Any, column: str) -> Any:
     )
 
 
-def fit(
-    rows: Callable[[], Iterable[Row]], experiment: Experiment, regression: bool
-) -> tuple[TableProcessor, dict[str, Any]]:
+def fit(chosen: Chosen, experiment: Experiment, regression: bool) -> tuple[TableProcessor, dict[str, Any]]:
     """The columns and, for the model's config, edges of the numbers' pieces and sizes of the categories."""
     from bigmodel.tasks.columns import edges, learn
 
-    records, targets = [], []
-    for row in rows():
-        records.append(json.loads(row["features"]))
-        targets.append(row["label"])
     table = experiment.data.table
-    processor = learn(records, table)
-    numbers, _ = processor.encode(records)
+    processor = learn(Records(chosen.rows), table, chosen.beside)
+    numbers, _ = encoded(chosen.rows, processor)
+    ignored = [f"column '{name}' is ignored: it {why}" for name, why in processor.ignored.items()]
     return processor, {
-        "bins": edges(numbers, targets, table, regression),
+        "bins": edges(numbers, [row["label"] for row in chosen.rows], table, regression),
         "cardinalities": [2 + len(column["categories"]) for column in processor.columns if "categories" in column],
-        "notes": [f"column '{name}' is ignored: it {why}" for name, why in processor.ignored.items()],
+        "notes": [*([chosen.note] if chosen.note else []), *ignored],
     }
+
+
+@dataclass(frozen=True)
+class Records(Sequence[Mapping[str, Any]]):
+    """The cells of rows, read anew each time: as Python has them they take ten times as much memory."""
+
+    rows: Sequence[Row]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [json.loads(row["features"]) for row in self.rows[i]]
+        return json.loads(self.rows[i]["features"])
+
+
+def encoded(rows: Sequence[Row], processor: TableProcessor) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Numbers (rows, N) and categories (rows, C), made of AT_ONCE rows at a time. ValueError."""
+    records, starts = Records(rows), range(0, max(len(rows), 1), AT_ONCE)
+    numbers, codes = zip(*(processor.encode(records[at : at + AT_ONCE]) for at in starts), strict=True)
+    return np.concatenate(numbers), np.concatenate(codes)
 
 
 def clean(record: Mapping[str, Any], columns: Mapping[str, str], target: Callable[[Any, str], Any]) -> Row:
@@ -111,7 +132,7 @@ def load_processor(path: Path, config: Any = None) -> TableProcessor:
 def encode(rows: Sequence[Row], processor: TableProcessor) -> list[Sample]:
     """`numbers` float32 (N,), NaN where missing, and `categories` int32 (C,). Raises Refused."""
     try:
-        numbers, codes = processor.encode([json.loads(row["features"]) for row in rows])
+        numbers, codes = encoded(rows, processor)
     except ValueError as why:
         raise Refused(str(why)) from None
     return [{"numbers": numbers[i], "categories": codes[i]} for i in range(len(rows))]
@@ -144,30 +165,34 @@ class Stacked(Sequence[Sample]):
 
 
 class TableExamples:
-    """The samples of a table, all of one length: a batch is picked from one array a field."""
+    """The samples of a table, all of one length: a batch is picked from one mapped array a field and part file."""
 
     def __init__(self, samples: Any) -> None:
-        self.lengths = samples.lengths
-        self._fields = {
-            "numbers": whole(samples, "numbers").reshape(len(samples), -1),
-            "categories": whole(samples, "categories").reshape(len(samples), -1),
-            "labels": whole(samples, "labels"),
-        }
+        self._fields = {name: [values for values, _ in samples.column(name)] for name in FIELDS}
+        sizes = [len(labels) for labels in self._fields["labels"]]
+        for name in ("numbers", "categories"):
+            parts = zip(self._fields[name], sizes, strict=True)
+            self._fields[name] = [values.reshape(size, -1) for values, size in parts]
+        self._starts = np.cumsum([0, *sizes])
+        width = sum(self._fields[name][0].shape[1] for name in ("numbers", "categories"))
+        self.lengths = np.broadcast_to(np.int32(width), len(samples))  # of any number, it takes no memory
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def take(self, ids: Any) -> Any:
-        return Stacked({name: values[ids] for name, values in self._fields.items()})
+        ids = np.asarray(ids)
+        parts = np.searchsorted(self._starts, ids, "right") - 1
+        places = [(part, np.flatnonzero(parts == part)) for part in np.unique(parts).tolist()]
+        fields = {}
+        for name, values in self._fields.items():
+            fields[name] = np.empty((len(ids), *values[0].shape[1:]), values[0].dtype)
+            for part, at in places:
+                fields[name][at] = values[part][ids[at] - self._starts[part]]
+        return Stacked(fields)
 
     def rows(self, ids: Any) -> Any:
         return ids
-
-
-def whole(samples: Any, name: str) -> NDArray[Any]:
-    """The values of a field of all samples, one after another; mapped where there is one part file."""
-    parts = [values for values, _ in samples.column(name)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def examples(samples: Any, experiment: Experiment) -> Examples:

@@ -48,8 +48,10 @@ def target(row: Row) -> str:
 
 
 def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any, dict[str, Any]]:
+    from bigmodel.tasks.chosen import choose
+
     names = labels.fit_labels((row["label"] for row in rows()), experiment.data.label or "label")
-    processor, learnt = table.fit(rows, experiment, regression=False)
+    processor, learnt = table.fit(choose(rows, experiment.data.table.missing), experiment, regression=False)
     return processor, {"problem_type": "single_label_classification", **names, **learnt}
 
 
@@ -83,11 +85,10 @@ judge = predict
 
 def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
     """`auc` only where the rows have at least two of the labels."""
-    found, wanted = [answer["label"] for answer in answers], [row["label"] for row in rows]
-    scores = [answer["scores"] for answer in answers]
-    area = area_under_curve(scores, wanted)
+    found, wanted = labels.named(answers), labels.named(rows)
+    area = area_under_curve((answer["scores"] for answer in answers), wanted)
     return {
-        "loss": log_loss(scores, wanted),
+        "loss": log_loss((answer["scores"] for answer in answers), wanted),
         "accuracy": accuracy(found, wanted),
         "macro_f1": macro_f1(found, wanted),
         **({} if area is None else {"auc": area}),

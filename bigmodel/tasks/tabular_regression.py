@@ -64,7 +64,10 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
     """The target is learnt in deviations from its mean: both travel in the model's config."""
     import numpy as np
 
-    numbers, column = np.array([row["label"] for row in rows()]), experiment.data.label or "label"
+    from bigmodel.tasks.chosen import choose
+
+    chosen = choose(rows, experiment.data.table.missing)
+    numbers, column = np.array([row["label"] for row in chosen.rows]), experiment.data.label or "label"
     with np.errstate(over="ignore"):
         deviation = float(numbers.std())
     if not math.isfinite(deviation):
@@ -73,7 +76,7 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
         )
     if not deviation:
         raise DataError(f"column '{column}': it is {numbers[0]:g} in all training rows, there is nothing to learn")
-    processor, learnt = table.fit(rows, experiment, regression=True)
+    processor, learnt = table.fit(chosen, experiment, regression=True)
     return processor, {
         "problem_type": "regression",
         "id2label": {0: column},
@@ -117,10 +120,13 @@ def judge(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Answe
 
 def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
     """The loss only where the answers are judged ones."""
-    found, wanted = [answer["prediction"] for answer in answers], [row["label"] for row in rows]
-    judged = [answer["loss"] for answer in answers if "loss" in answer]
+    import numpy as np
+
+    found = np.fromiter((answer["prediction"] for answer in answers), np.float64)
+    wanted = np.fromiter((row["label"] for row in rows), np.float64)
+    losses = (answer["loss"] for answer in answers if "loss" in answer)
     return {
-        **({"loss": sum(judged) / len(judged)} if judged else {}),
+        **({"loss": sum(losses) / len(answers)} if "loss" in answers[0] else {}),
         "rmse": rmse(found, wanted),
         "mae": mae(found, wanted),
         "r2": r2(found, wanted),

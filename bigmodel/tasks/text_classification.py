@@ -15,7 +15,7 @@ from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment as tokens
 from bigmodel.tasks import labels, tokenizer
 from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
-from bigmodel.tasks.labels import clean_label, fit_labels, label_id
+from bigmodel.tasks.labels import clean_label, fit_labels, label_id, named
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -221,9 +221,9 @@ judge = predict
 
 
 def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
-    found, wanted = [answer["label"] for answer in answers], [row["label"] for row in rows]
+    found, wanted = named(answers), named(rows)
     return {
-        "loss": log_loss([answer["scores"] for answer in answers], wanted),
+        "loss": log_loss((answer["scores"] for answer in answers), wanted),
         "accuracy": accuracy(found, wanted),
         "macro_f1": macro_f1(found, wanted),
     }

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bigmodel import models, mup, optim, tasks
+from bigmodel.data.answers import Answers
 from bigmodel.data.arrow import Samples
 from bigmodel.data.order import Ids, Order, generators, shard
 from bigmodel.data.prepare import Prepared
@@ -302,12 +303,12 @@ class Trainer:
                 for part in owned(self.worker.rank, world, parts)
             ]
         self.model.train()
-        answers = own
+        answers: list[Any] = own
         if world > 1:
             theirs: list[Any] = [None] * world
-            dist.all_gather_object(theirs, own)
+            dist.all_gather_object(theirs, [list(each) for each in own])
             answers = [answer for each in theirs for answer in each]
-        return self.task.score([answers[i % parts][i // parts] for i in range(len(samples))], rows)
+        return self.task.score(_in_turn(answers, len(samples)), rows)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -355,6 +356,13 @@ def _are_finite(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([tensor.detach().sum() for tensor in tensors]).isfinite()
 
 
-def _judged(predictor: Predictor, samples: Samples, ids: range) -> list[Answer]:
-    starts = range(0, len(ids), VALIDATED)
-    return [answer for at in starts for answer in predictor.judge_samples(samples.take(ids[at : at + VALIDATED]))]
+def _judged(predictor: Predictor, samples: Samples, ids: range) -> Answers:
+    answers = Answers()
+    for at in range(0, len(ids), VALIDATED):
+        answers.extend(predictor.judge_samples(samples.take(ids[at : at + VALIDATED])))
+    return answers
+
+
+def _in_turn(parts: Sequence[Sequence[Answer]], count: int) -> Sequence[Answer]:
+    """The first of each part, the second of each, and so on."""
+    return parts[0] if len(parts) == 1 else Answers(parts[i % len(parts)][i // len(parts)] for i in range(count))

@@ -3,6 +3,8 @@
 import io
 import json
 import struct
+import subprocess
+import sys
 import tarfile
 import time
 import tracemalloc
@@ -14,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bigmodel.data import files, images
+from bigmodel.data import arrow, files, images
+from bigmodel.data import prepare as module
 from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.prepare import prepare
 from bigmodel.data.record import Bad
@@ -211,6 +214,25 @@ def test_a_changed_image_that_a_table_names_is_prepared_anew(folder: Path, tmp_p
     assert prepare(Experiment.model_validate(tree)).fresh
 
 
+def test_samples_larger_than_their_rows_are_encoded_few_at_a_time_to_several_files(
+    folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    for i in range(90):
+        (folder / "cats" / f"many{i}.png").write_bytes(file_of("RGB", size=(9, 9), colour=(i, i, i)))
+    tree = {"task": "image-classification", "output": str(tmp_path / "run")}
+    read = {"train": str(folder), "images": {"size": 40}, "split": {"valid": 0, "test": 0}}
+    found = []
+    for cache in ("whole", "cut"):
+        data = read | {"cache": str(tmp_path / cache)}
+        made = prepare(Experiment.model_validate(tree | {"data": data}))
+        found.append([(one["labels"], one["pixels"].tobytes()) for one in made.samples("train")])
+        files = len(list((made.path / "samples").glob("train-*")))
+        assert files == 1 if cache == "whole" else files > 3
+        monkeypatch.setattr(arrow, "PART_BYTES", 50_000)
+        monkeypatch.setattr(module, "ENCODED_BYTES", 20_000)
+    assert found[0] == found[1] and len(found[0]) > 60
+
+
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -244,6 +266,37 @@ def test_every_mode_becomes_grey_or_rgb(mode: str) -> None:
     colour, wanted, value = MODES[mode]
     image = pictures.decode(file_of(mode, colour=colour))
     assert image.mode == wanted and image.getpixel((0, 0)) == value
+
+
+TRANSPARENT = {  # mode -> what of it is not seen
+    "RGBA": {}, "LA": {}, "P": {"transparency": bytes(range(256))}, "RGB": {"transparency": (7, 7, 7)},
+    "L": {"transparency": 7}, "1": {"transparency": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", TRANSPARENT)
+def test_what_is_put_on_white_a_strip_at_a_time_is_what_the_whole_would_be(mode: str, monkeypatch) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (50, 7, 4), np.uint8)
+    values[::3, :, :3] = 7
+    image, out = Image.fromarray(values, "RGBA").convert(mode), io.BytesIO()
+    image.save(out, "PNG", **TRANSPARENT[mode])
+    monkeypatch.setattr(pictures, "STRIP", 20)
+    found, stored = pictures.decode(out.getvalue()), Image.open(out)
+    whole = Image.alpha_composite(Image.new("RGBA", (7, 50), "white"), stored.convert("RGBA"))
+    assert found.mode == ("RGB" if mode in ("RGBA", "P", "RGB") else "L")
+    assert found.tobytes() == whole.convert(found.mode).tobytes()
+
+
+def test_a_large_image_with_transparency_is_held_twice_and_not_four_times(tmp_path: Path) -> None:
+    Image.new("RGBA", (4000, 4000), (1, 2, 3, 4)).save(tmp_path / "large.png")
+    program = (
+        "import resource, sys; from bigmodel.tasks import pictures\n"
+        "most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "data = open(sys.argv[1], 'rb').read(); pictures.header(data); began = most()\n"
+        "pictures.decode(data); print(most() - began)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "large.png"], capture_output=True, check=True)
+    assert int(done.stdout) * 1024 < 2.6 * 4 * 4000**2
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])

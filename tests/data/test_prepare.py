@@ -467,7 +467,7 @@ def test_a_killed_preparation_leaves_nothing_that_is_used_and_the_next_removes_i
 def test_a_damaged_folder_is_made_anew(folder: Path) -> None:
     first = prepare(experiment(folder))
     before = content(first.path)
-    for damage in ("samples/train-00000.arrow", "prepared.json", "processor/tokenizer.json"):
+    for damage in ("samples/train-00000-00000.arrow", "prepared.json", "processor/tokenizer.json"):
         data = (first.path / damage).read_bytes()
         (first.path / damage).write_bytes(data[: len(data) // 2])
         again = prepare(experiment(folder))

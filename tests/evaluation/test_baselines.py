@@ -11,6 +11,7 @@ import pytest
 from bigmodel.evaluation import baselines
 from bigmodel.evaluation.baselines import compare, fit_and_answer, linear, linear_of_images, majority, survey
 from bigmodel.evaluation.metrics import accuracy, macro_f1
+from bigmodel.evaluation.overlap import Overlap
 
 # ---- real data
 
@@ -153,23 +154,28 @@ def test_images_have_a_linear_baseline_on_small_copies(grey, what):
     rng = np.random.default_rng(0)
     rows = [{"label": label, "image": noisy(label, rng, grey)} for label in ("top", "bottom") * 40]
     wanted = [row["label"] for row in rows[60:]]
-    found = linear_of_images(rows[:60], [row["image"] for row in rows[60:]], wanted, ["top"] * 20)
+    found = linear_of_images(lambda: rows[:60], [row["image"] for row in rows[60:]], wanted, ["top"] * 20)
     assert found["accuracy"] > 0.9 and found["features"] == f"{what} pixels, logistic regression"
     assert found["comparison"]["better"] == "linear" and found["training_rows"] == 60
-    assert linear_of_images(rows[:1], [], [], []) == {"reason": "the training rows have one label only"}
+    assert linear_of_images(lambda: rows[:1], [], [], []) == {"reason": "the training rows have one label only"}
 
 
 def test_a_survey_of_many_rows_keeps_each_with_the_same_chance(monkeypatch):
     monkeypatch.setattr(baselines, "MAX_ROWS", 200)
     rows = [{"text": str(i), "label": str(i % 2)} for i in range(2000)]
-    seen = survey(lambda: iter(rows), {"5", "1999", "none"}, lambda row: row["text"])
-    assert seen.labels == {"0": 1000, "1": 1000} and seen.known == {"5", "1999"}
-    numbers = [int(row["text"]) for row in seen.rows]
-    assert len(set(numbers)) == 200 and 850 < sum(numbers) / 200 < 1150
-    again = survey(lambda: iter(rows), set(), lambda row: row["text"])
-    assert again.rows == seen.rows
+    overlap = Overlap(["5", "none", "1999", "5"])
+    seen = survey(lambda: iter(rows), overlap, lambda row: row["text"])
+    assert seen.labels == {"0": 1000, "1": 1000} and overlap.num_seen == 2000
+    assert overlap.found().tolist() == [True, False, True, True]
+    numbers = [int(row["text"]) for row in seen.rows()]
+    assert len(set(numbers)) == seen.num_rows == 200 and 850 < sum(numbers) / 200 < 1150
+    again = survey(lambda: iter(rows), Overlap([]), lambda row: row["text"])
+    assert again.rows() == seen.rows()
+    not_held = survey(lambda: iter(rows), Overlap([]), lambda row: row["text"], held=False)
+    assert [int(row["text"]) for row in not_held.rows()] == sorted(numbers) and not_held.num_rows == 200
 
 
 def test_a_survey_of_few_rows_keeps_them_all_in_order():
     rows = [{"text": str(i), "label": "x"} for i in range(50)]
-    assert survey(lambda: iter(rows), set(), lambda row: row["text"]).rows == rows
+    for held in (True, False):
+        assert list(survey(lambda: iter(rows), Overlap([]), lambda row: row["text"], held=held).rows()) == rows

@@ -137,7 +137,7 @@ def test_images_are_tested_a_batch_at_a_time_with_the_bits_of_all_together(of_im
     sliced = Sliced(rows)
     answers, _ = judge._answer(predictor, sliced)
     spans = [rows[start : start + at_once] for start in range(0, len(rows), at_once)]
-    assert answers == [answer for span in spans for answer in predictor.judge_samples(predictor.encode(span))]
+    assert list(answers) == [answer for span in spans for answer in predictor.judge_samples(predictor.encode(span))]
     assert sliced.most == 20
 
 
