@@ -276,7 +276,8 @@ def test_a_misspelt_column_is_named_with_those_there_are(task, tmp_path):
 
 def test_two_trials_of_a_search_find_a_model(experiment, questions, tmp_path, ray_here):
     few = {"train.epochs": 2, "train.validate_every": 0, "output": str(tmp_path / "run")}
-    asked = with_values(experiment, few | {"tune.trials": 2, "tune.candidates": 0, "tune.scheduler": "none"})
+    one = {"tune.max_concurrent": 1}  # one process imports, not two beside each other
+    asked = with_values(experiment, few | one | {"tune.trials": 2, "tune.candidates": 0, "tune.scheduler": "none"})
     found = search(asked, pipeline.check)
     assert [(trial.state, len(trial.curve)) for trial in found.trials] == [("finished", 2)] * 2
     best = Predictor.load(found.folder / "trials" / "001" / "model")

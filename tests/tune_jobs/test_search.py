@@ -29,7 +29,7 @@ from tune_jobs.space import space, with_values
 from tune_jobs.trial import Trial as Trainable
 from tune_jobs.tune import tune
 
-QUICK = ("tune.candidates=0", "tune.max_concurrent=2", "tune.seed=1")
+QUICK = ("tune.candidates=0", "tune.max_concurrent=1", "tune.seed=1")  # one process imports, not two beside each other
 
 
 def quiet(line: str) -> None:
@@ -49,7 +49,7 @@ def what(trials: list[Trial] | Any) -> list[Any]:
 
 def test_trials_share_prepared_data_and_processes(experiment, tmp_path, ray_here):
     said: list[str] = []
-    found = search(experiment(*QUICK, "tune.trials=5", "tune.scheduler=none"), say=said.append)
+    found = search(experiment(*QUICK, "tune.max_concurrent=2", "tune.trials=5", "tune.scheduler=none"), say=said.append)
     assert [trial.state for trial in found.trials] == ["finished"] * 5
     assert len([line for line in said if "reading and cleaning" in line]) == 1
     assert len(list((tmp_path / ".prepared").glob("*/prepared.json"))) == 1
