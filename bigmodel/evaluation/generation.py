@@ -22,13 +22,12 @@ from bigmodel.errors import CheckpointError
 from bigmodel.evaluation import ngrams
 from bigmodel.evaluation.evidence import Evidence
 from bigmodel.evaluation.layout import excerpt, heading, near, table
-from bigmodel.evaluation.metrics import Floats
+from bigmodel.evaluation.metrics import Floats, bootstrap_interval
 
 WORST, SAMPLES = 10, 3
 PROMPT = 80
 """Characters of a tested row that a sample goes on from."""
 SAMPLED = {"max_new_tokens": 120, "temperature": 0.8, "top_p": 0.95}
-RESAMPLES = 1000
 
 
 def analyse(evidence: Evidence) -> dict[str, Any]:
@@ -62,10 +61,9 @@ def _check_numbers(evidence: Evidence, nats: Floats) -> None:
 
 def _ratio_interval(over: Floats, under: Floats) -> list[float]:
     """95 % of sum(over) / sum(under), over rows drawn anew."""
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(len(over), np.full(len(over), 1 / len(over)), size=RESAMPLES)  # (resamples, rows)
-    found = np.quantile((drawn @ over) / np.maximum(drawn @ under, 1), [0.025, 0.975])
-    return [float(bound) for bound in found]
+    return list(
+        bootstrap_interval(lambda drawn: drawn @ over / np.maximum(drawn @ under, 1), np.ones(len(over), np.int64))
+    )
 
 
 def _ngrams(evidence: Evidence) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def nats(training: Iterable[str], texts: Sequence[str], order: int = ORDER) -> t
     lengths = np.concatenate([np.arange(len(ids)) for ids in asked])  # characters before each in its own text
     ids = np.concatenate(asked)
     p = np.full(len(ids), 1 / size)
-    for n in range(order):
+    for n in range(min(order, len(taught))):
         p = np.where(lengths >= n, _refine(known, ids, n, size, p), p)
     total, count = float(-np.log(p).sum()), len(ids)
     return total, count, len(taught)

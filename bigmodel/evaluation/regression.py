@@ -6,6 +6,7 @@ render    those keys -> what a person reads
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -74,15 +75,16 @@ def _worst_of(evidence: Evidence, found: Floats, wanted: Floats) -> list[dict[st
 def _beside_training(evidence: Evidence, found: Floats, wanted: Floats) -> dict[str, Any]:
     """What the training rows add: the baselines learnt from them, and which of the tested rows stand among them."""
     content = evidence.task.content
-    overlap = Overlap(content(row) for row in evidence.rows)
+    overlap, labels = Overlap(content(row) for row in evidence.rows), array("d")
 
     def told() -> Iterator[Row]:
         for row in evidence.training() if evidence.training else ():
             overlap.see(content(row))
+            labels.append(row["label"])
             yield row
 
     training = sample(told(), boosting.most_rows(evidence.predictor))
-    mean = float(np.mean([row["label"] for row in training] or wanted))
+    mean = float(np.mean(labels or wanted))
     source = "the training rows" if training else "the tested rows"
     constant = {"of": source, "value": mean, **_scores_of(np.full(len(wanted), mean), wanted)}
     trees: dict[str, Any] = {"reason": "the training rows are not at hand"}

@@ -32,17 +32,18 @@ NAMES = {"bleu": "BLEU", "chrf": "chrF", "bleu_lower_tokens": "BLEU, lower-cased
 def analyse(evidence: Evidence) -> dict[str, Any]:
     rows, answers = evidence.rows, evidence.answers
     found, wanted = [answer["translation"] for answer in answers], [row["target"] for row in rows]
+    how = bleu.counting(wanted)
     losses = np.array([answer["loss"] for answer in answers])
     counts = np.array([answer["target_tokens"] for answer in answers])
     each = [bleu.chrf().sentence_score(f, [w]).score for f, w in zip(found, wanted, strict=True)]
     return {
-        "signatures": bleu.signatures(),
+        "signatures": bleu.signatures(how),
         "intervals": {
             "loss": list(bootstrap_interval(lambda drawn: drawn @ losses / (drawn @ counts), [1] * len(rows))),
-            **bleu.intervals(found, wanted),
+            **bleu.intervals(found, wanted, how),
         },
-        "lengths": _by_length(rows, found, wanted),
-        "baselines": _baselines(evidence, wanted),
+        "lengths": _by_length(rows, found, wanted, how),
+        "baselines": _baselines(evidence, wanted, how),
         "worst": [
             _shown(evidence, i, chrf=each[i], loss=float(losses[i] / counts[i]))
             for i in sorted(range(len(rows)), key=lambda i: (each[i], i))[:WORST]
@@ -58,25 +59,33 @@ def _shown(evidence: Evidence, i: int, **numbers: float) -> dict[str, Any]:
     return evidence.where(i) | {name: excerpt(text) for name, text in texts.items()} | numbers
 
 
-def _by_length(rows: Sequence[Row], found: Sequence[str], wanted: Sequence[str]) -> list[dict[str, Any]]:
+def _by_length(
+    rows: Sequence[Row], found: Sequence[str], wanted: Sequence[str], how: bleu.Counting
+) -> list[dict[str, Any]]:
     groups: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         words = len(row["source"].split())
         groups.setdefault(max(start for start in LENGTHS if start <= max(words, 1)), []).append(i)
     return [
-        {"words_from": start, "rows": len(group), **bleu.scores([found[i] for i in group], [wanted[i] for i in group])}
+        {
+            "words_from": start,
+            "rows": len(group),
+            **bleu.scores([found[i] for i in group], [wanted[i] for i in group], how),
+        }
         for start, group in sorted(groups.items())
     ]
 
 
-def _baselines(evidence: Evidence, wanted: Sequence[str]) -> dict[str, Any]:
+def _baselines(evidence: Evidence, wanted: Sequence[str], how: bleu.Counting) -> dict[str, Any]:
     sources = [row["source"] for row in evidence.rows]
-    baselines: dict[str, Any] = {"copy": bleu.scores(sources, wanted)}
+    baselines: dict[str, Any] = {"copy": bleu.scores(sources, wanted, how)}
     if evidence.training is None:
         return baselines | {"nearest": {"reason": "the training rows are not at hand"}}
     known = [row for _, row in zip(range(MAX_ROWS), evidence.training(), strict=False)]
+    if not known:
+        return baselines | {"nearest": {"reason": "there are no training rows"}}
     evidence.say(f"nearest of {len(known):,} training rows, by TF-IDF of words")
-    return baselines | {"nearest": bleu.scores(nearest(known, sources), wanted) | {"training_rows": len(known)}}
+    return baselines | {"nearest": bleu.scores(nearest(known, sources), wanted, how) | {"training_rows": len(known)}}
 
 
 def nearest(known: Sequence[Row], sources: Sequence[str]) -> list[str]:

@@ -112,8 +112,12 @@ def clean(record: Mapping[str, Any], columns: Mapping[str, str], target: Callabl
 
 
 def content(row: Row) -> str:
-    text: str = row["features"]
-    return text
+    """The cells by their columns' names, numbers spelt one way: the same record however a file writes it."""
+    from bigmodel.models.table_processor import category
+
+    cells = json.loads(row["features"])
+    spelt = {name: None if value is None else category(value) for name, value in cells.items()}
+    return json.dumps(spelt, ensure_ascii=False, sort_keys=True)
 
 
 def shaped_by(experiment: Experiment) -> dict[str, Any]:

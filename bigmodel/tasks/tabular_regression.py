@@ -74,7 +74,7 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
         raise DataError(
             f"column '{column}': its numbers, such as {np.abs(numbers).max():g}, are too large to be squared"
         )
-    if not deviation:
+    if numbers.min() == numbers.max():  # the deviation of many 0.1 is not quite 0
         raise DataError(f"column '{column}': it is {numbers[0]:g} in all training rows, there is nothing to learn")
     processor, learnt = table.fit(chosen, experiment, regression=True)
     return processor, {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from bigmodel.errors import ConfigError, first_line
+from bigmodel.errors import ConfigError, DataError, first_line
 from bigmodel.evaluation.metrics import accuracy, log_loss, macro_f1
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment as tokens
@@ -87,6 +87,9 @@ def _fit_tokenizer(
     kind = tokenizer.choose(row["text"] for row in rows()) if data.tokenizer.type == "auto" else data.tokenizer.type
     enclose = not is_ours(experiment.model)
     processor = tokenizer.train(texts, kind, data.tokenizer, enclose, data.max_length)
+    if tokenizer.is_made_up(processor):
+        least = data.tokenizer.min_frequency
+        raise DataError(f"column '{data.text}': no token occurs data.tokenizer.min_frequency={least} times: name less")
     return processor, {
         "vocab_size": len(processor),
         "pad_token_id": processor.pad_token_id,

@@ -195,6 +195,13 @@ def test_a_category_is_the_same_as_number_and_as_word():
     assert len(set(codes)) == 1 and codes[0] > 1
 
 
+def test_a_record_is_the_same_in_another_order_and_spelling():
+    same = [{"a": 1, "b": "x", "c": None}, {"b": "x", "c": None, "a": 1.0}, {"c": None, "a": "1", "b": "x"}]
+    assert len({table.content({"features": json.dumps(record)}) for record in same}) == 1
+    other = [{"a": 1}, {"a": None}, {"a": ""}, {"a": 1.5}, {"b": 1}]
+    assert len({table.content({"features": json.dumps(record)}) for record in other}) == 5
+
+
 def test_a_truth_is_no_number():
     processor = learn([{"x": i} for i in range(9)], TableConfig())
     with pytest.raises(ValueError, match="column 'x' holds numbers; found True"):

@@ -1,5 +1,6 @@
 """Tokenizers learnt from texts, and labels."""
 
+import itertools
 import math
 import unicodedata
 from functools import lru_cache
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigmodel.errors import DataError
-from bigmodel.experiment import TokenizerConfig
+from bigmodel.experiment import Experiment, TokenizerConfig
 from bigmodel.tasks import plain, tokenizer
 from bigmodel.tasks import text_classification as task
 from bigmodel.tasks.base import Refused
@@ -30,6 +31,14 @@ def tokens(processor: Any, text: str) -> list[str]:
     sample = task.encode([{"text": tokenizer.normalize(text)}], processor, {})[0]
     found: list[str] = processor.convert_ids_to_tokens(sample["input_ids"].tolist())
     return found
+
+
+@pytest.mark.parametrize("text", ["one two three four", "один два ½ ёж"])
+def test_a_vocabulary_without_a_token_is_refused(text: str) -> None:
+    data = {"train": "unused", "text": "said", "label": "y", "tokenizer": {"type": "word"}}
+    asked = Experiment.model_validate({"task": "text-classification", "data": data, "model": {"type": "lstm"}})
+    with pytest.raises(DataError, match="column 'said': no token occurs data.tokenizer.min_frequency=2 times"):
+        task.fit(lambda: [{"text": text, "label": "a"}, {"text": "five", "label": "b"}], asked)
 
 
 # ---- plain texts, which the library does not see: it is the oracle
@@ -251,6 +260,8 @@ def test_what_is_no_label_is_refused_with_its_column(value: Any, says: str) -> N
 def test_labels_are_numbered_in_their_own_order() -> None:
     assert fit_labels(["10", "9", "-1", "9"], "stars")["id2label"] == {0: "-1", 1: "9", 2: "10"}
     assert fit_labels(["pos", "neg", "2"], "stars")["label2id"] == {"2": 0, "neg": 1, "pos": 2}
+    for labels in itertools.permutations(["nan", "3", "1", "2", "inf"]):  # words, though Python has them as numbers
+        assert list(fit_labels(labels, "stars")["label2id"]) == ["1", "2", "3", "inf", "nan"]
 
 
 @settings(max_examples=50, deadline=None)

@@ -13,6 +13,7 @@ from bigmodel.evaluation import metrics
 from bigmodel.evaluation.boosting import advice, classifier, compare_distances
 from bigmodel.experiment import change
 from bigmodel.predictor import Predictor
+from bigmodel.tasks import tabular_regression
 from bigmodel.training.fit import fit
 
 
@@ -38,6 +39,22 @@ def test_the_metrics_of_numbers_agree_with_scikit_learn():
     for interval, value in [(metrics.rmse_interval, metrics.rmse), (metrics.r2_interval, metrics.r2)]:
         low, high = interval(found, wanted)
         assert low < value(found, wanted) < high
+
+
+def test_rows_that_want_one_number_have_no_spread_to_explain():
+    wanted, found = np.full(30, 0.1), np.full(30, 0.2)
+    assert metrics.r2(found, wanted) == 0 and metrics.r2(wanted, wanted) == 1
+    assert metrics.r2_interval(found, wanted) == (0, 0)
+    wanted[0] = 0.3  # of 1,000 resamples many are without it
+    assert min(metrics.r2_interval(found, wanted)) > -1e3
+
+
+def test_one_number_in_all_training_rows_is_refused():
+    rows = [{"features": json.dumps({"a": i}), "label": 0.1} for i in range(30)]
+    data = {"train": "unused", "label": "y"}
+    experiment = change({"task": "tabular-regression", "data": data, "model": {"type": "tabular_mlp"}}, ())
+    with pytest.raises(DataError, match="column 'y': it is 0.1 in all training rows"):
+        tabular_regression.fit(lambda: rows, experiment)
 
 
 def test_the_better_of_two_is_named():

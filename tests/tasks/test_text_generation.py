@@ -311,6 +311,12 @@ def test_ngrams_agree_with_counting_by_hand():
     assert (nats, count) == (pytest.approx(-np.log(a) - np.log(b)), 2)
 
 
+@pytest.mark.parametrize("taught", ["", "a", "abc"])
+def test_ngrams_bear_a_training_text_shorter_than_they_are(taught):
+    nats, count, counted = ngrams.nats([taught], ["abcabcabc"])
+    assert np.isfinite(nats) and (count, counted) == (9, len(taught))
+
+
 def test_ngrams_have_the_published_loss_on_shakespeare(data_folder):
     text = (data_folder / "lm_tinyshakespeare" / "input.txt").read_text("utf-8")
     cut = int(0.9 * len(text))

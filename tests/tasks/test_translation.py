@@ -186,7 +186,24 @@ def test_bleu_is_what_sacrebleu_says_and_tokens_are_lower_case():
 
     assert scores["bleu"] == sacrebleu.corpus_bleu(found, [wanted]).score
     assert bleu.tokenized("A man's hat.") == "a man ' s hat ."
-    assert "version:" in bleu.signatures()["bleu"]
+    assert "version:" in bleu.signatures(bleu.Counting())["bleu"]
+    assert bleu.counting(wanted) == bleu.Counting("13a", effective_order=False)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "worse", "signature"),
+    [
+        (["他昨天去了北京大学的图书馆。", "我喜欢喝茶。"], ["他昨天去北京。", "我喝茶。"], "eff:no|tok:zh|"),
+        (["今日はいい天気ですね。", "私は学生です。"], ["今日は雨ですね。", "私です。"], "eff:no|tok:char|"),
+        (["ฉันรักคุณ", "วันนี้อากาศดี"], ["ฉันรัก", "วันนี้"], "eff:no|tok:char|"),
+        (["guten Tag", "ja", "danke schön"], ["guten Morgen", "ja", "danke"], "eff:yes|tok:13a|"),
+    ],
+)
+def test_texts_without_blanks_and_short_ones_are_told_apart_by_bleu(wanted, worse, signature):
+    for name in ("bleu", "bleu_lower_tokens"):
+        assert bleu.scores(wanted, wanted)[name] == pytest.approx(100)
+        assert 0 < bleu.scores(worse, wanted)[name] < 90
+    assert signature in bleu.signatures(bleu.counting(wanted))["bleu"]
 
 
 def test_the_nearest_row_is_the_one_with_the_same_words():
