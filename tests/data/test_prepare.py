@@ -370,7 +370,7 @@ ERRORS: dict[str, tuple[dict[str, str | bytes], dict[str, Any], str]] = {
         "data.test: correct it, remove it, or add rows like it to data.train",
     ),
     "label unknown, column renamed": (
-        {"v.csv": "review,stars\na,good\n", "t.csv": "review,stars\nb,1\nc,0\n"},
+        {"v.csv": "review,stars\na,good\n", "t.csv": "review,stars\nthe b,1\nthe c,0\n"},
         {"train": "t.csv", "valid": "v.csv", "text": "review", "label": "stars", "split": {"test": 0}},
         "v.csv:2: column 'stars': label 'good' does not occur",
     ),
