@@ -48,7 +48,7 @@ class CleanedFile:
         md5s = [hashlib.md5(content.encode(), usedforsecurity=False).digest() for content in contents]
         columns[arrow.MD5] = pa.array(md5s, pa.binary(16))
         columns[arrow.SIZE] = pa.array([len(content) for content in contents], pa.int32())
-        columns[arrow.TARGET] = pa.array([_number(self._task.target(row)) for row in rows], pa.uint64())
+        columns[arrow.TARGET] = pa.array([_key_of_target(self._task.target(row)) for row in rows], pa.uint64())
         batch = pa.RecordBatch.from_pydict(columns)
         if self._writer is None:
             self._writer = pa.ipc.new_stream(str(self._path), batch.schema)
@@ -80,7 +80,9 @@ def _columns(placed: Sequence[Placed]) -> dict[str, Any]:
     }
 
 
-@lru_cache(1024)
-def _number(target: str) -> int:
-    """Stands for the target where rows are compared."""
-    return int.from_bytes(hashlib.md5(target.encode(), usedforsecurity=False).digest()[:8], "big")
+def key(text: str) -> int:
+    """Of 64 bits: stands for a text where rows are compared."""
+    return int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest()[:8], "big")
+
+
+_key_of_target = lru_cache(1024)(key)

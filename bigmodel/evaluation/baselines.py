@@ -9,13 +9,12 @@ fixed, so that the numbers are a property of the data, comparable between runs.
 from __future__ import annotations
 
 import itertools
-import random
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +24,7 @@ from bigmodel.evaluation.metrics import accuracy, accuracy_interval, confusion, 
 from bigmodel.evaluation.overlap import Overlap
 from bigmodel.tasks import pictures, tokenizer
 from bigmodel.tasks.base import Row
-
-T = TypeVar("T")
+from bigmodel.tasks.sampling import sample
 
 NGRAMS = (1, 2)
 C = 0.5
@@ -63,23 +61,10 @@ def survey(
             yield row
 
     if held:
-        rows = sample(counted(), most)
+        rows = sample(counted(), most or MAX_ROWS)
         return Survey(labels, len(rows), lambda: rows)
-    numbers = set(sample((number for number, _ in enumerate(counted())), most))
+    numbers = set(sample((number for number, _ in enumerate(counted())), most or MAX_ROWS))
     return Survey(labels, len(numbers), lambda: (row for number, row in enumerate(training()) if number in numbers))
-
-
-def sample(items: Iterable[T], most: int | None = None) -> list[T]:
-    """All items, in their order; a random choice of `most`, or MAX_ROWS, of them where there are more."""
-    most = most or MAX_ROWS
-    chosen: list[T] = []
-    rng = random.Random(0)
-    for number, item in enumerate(items):
-        if number < most:
-            chosen.append(item)
-        elif (place := rng.randint(0, number)) < most:  # reservoir sampling (Vitter, 1985, algorithm R)
-            chosen[place] = item
-    return chosen
 
 
 def majority(counts: Counter[str], wanted: Sequence[str], source: str) -> dict[str, Any]:

@@ -3,11 +3,12 @@ by which one of ten billion pairs of others would be taken for the same once in 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bigmodel.data.cleaned import key
 
 AT_ONCE = 8192
 
@@ -15,14 +16,14 @@ AT_ONCE = 8192
 class Overlap:
     def __init__(self, tested: Iterable[str]) -> None:
         """`tested` are the contents of the rows asked about, in their order."""
-        keys = np.fromiter(map(_key, tested), np.uint64)
+        keys = np.fromiter(map(key, tested), np.uint64)
         self._keys, self._of = np.unique(keys, return_inverse=True)
         self._seen, self._waiting = np.zeros(len(self._keys), bool), list[int]()
         self.num_seen = 0
 
     def see(self, content: str) -> None:
         """A training row's."""
-        self._waiting.append(_key(content))
+        self._waiting.append(key(content))
         self.num_seen += 1
         if len(self._waiting) == AT_ONCE:
             self._compare()
@@ -38,7 +39,3 @@ class Overlap:
         inside = at < len(self._keys)
         at, keys = at[inside], keys[inside]
         self._seen[at[self._keys[at] == keys]] = True
-
-
-def _key(content: str) -> int:
-    return int.from_bytes(hashlib.md5(content.encode(), usedforsecurity=False).digest()[:8], "big")

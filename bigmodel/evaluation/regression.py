@@ -16,12 +16,13 @@ from rich.text import Text
 
 from bigmodel.errors import CheckpointError
 from bigmodel.evaluation import boosting, importance, metrics
-from bigmodel.evaluation.baselines import sample
+from bigmodel.evaluation.baselines import MAX_ROWS
 from bigmodel.evaluation.evidence import Evidence
 from bigmodel.evaluation.layout import heading, near, table
 from bigmodel.evaluation.metrics import Floats
 from bigmodel.evaluation.overlap import Overlap
 from bigmodel.tasks.base import Row
+from bigmodel.tasks.sampling import sample
 
 WORST = 10
 
@@ -42,7 +43,7 @@ def analyse(evidence: Evidence) -> dict[str, Any]:
             "r2": list(metrics.r2_interval(found, wanted)),
         },
         "bias": float(apart.mean()),
-        "mistakes": _worst_of(evidence, found, wanted),
+        "mistakes": _worst_of(evidence, found, wanted, apart),
         **_beside_training(evidence, found, wanted),
         **importance.of_table(evidence),
     }
@@ -58,8 +59,7 @@ def _check_numbers(evidence: Evidence, found: Floats) -> None:
         )
 
 
-def _worst_of(evidence: Evidence, found: Floats, wanted: Floats) -> list[dict[str, Any]]:
-    apart = metrics.distances(found, wanted)
+def _worst_of(evidence: Evidence, found: Floats, wanted: Floats, apart: Floats) -> list[dict[str, Any]]:
     worst = np.argsort(-np.abs(apart), kind="stable")[:WORST].tolist()
     return [
         {
@@ -83,7 +83,7 @@ def _beside_training(evidence: Evidence, found: Floats, wanted: Floats) -> dict[
             labels.append(row["label"])
             yield row
 
-    training = sample(told(), boosting.most_rows(evidence.predictor))
+    training = sample(told(), boosting.most_rows(evidence.predictor) or MAX_ROWS)
     mean = float(np.mean(labels or wanted))
     source = "the training rows" if training else "the tested rows"
     constant = {"of": source, "value": mean, **_scores_of(np.full(len(wanted), mean), wanted)}

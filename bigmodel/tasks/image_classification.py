@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from bigmodel.errors import ConfigError, first_line
 from bigmodel.experiment import DataConfig, Experiment
-from bigmodel.tasks import augment_images, pictures, text_classification
+from bigmodel.tasks import augment_images, pictures, sampling, text_classification
 from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
 from bigmodel.tasks.labels import clean_label, fit_labels, label_id
 
@@ -74,15 +73,8 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
 
 
 def _some(rows: Callable[[], Iterable[Row]]) -> Callable[[], Iterator[bytes]]:
-    """A random choice of images, the same each time: reservoir sampling (Vitter, 1985, algorithm R). They are read
-    whenever they are asked for, and not held."""
-    rng, chosen = random.Random(0), list[int]()
-    for number, _ in enumerate(rows()):
-        if number < SURVEYED:
-            chosen.append(number)
-        elif (place := rng.randint(0, number)) < SURVEYED:
-            chosen[place] = number
-    numbers = set(chosen)
+    """A random choice of images, the same each time. They are read whenever they are asked for, and not held."""
+    numbers = set(sampling.sample((number for number, _ in enumerate(rows())), SURVEYED))
     return lambda: (row["image"] for number, row in enumerate(rows()) if number in numbers)
 
 
