@@ -5,7 +5,7 @@ It opens without bigmodel, by AutoFeatureExtractor.from_pretrained(path, trust_r
 
 import datetime
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,8 @@ class TableProcessor(FeatureExtractionMixin):
         name = column["name"]
         if not column["missing"] and any(name not in row for row in rows):
             raise ValueError(f"column '{name}' is not there; it was never empty in the training rows")
-        return [nothing(row.get(name), self.missing) for row in rows]
+        missing = frozenset(self.missing)
+        return [nothing(row.get(name), missing) for row in rows]
 
     @property
     def number_names(self) -> list[str]:
@@ -91,36 +92,42 @@ def part_names(column: Mapping[str, Any]) -> list[str]:
     return [f"{name} ({part})" for part in DATE_PARTS] if column["kind"] == "date" else [name]
 
 
-def nothing(value: Any, missing: Sequence[str]) -> Any:
+def nothing(value: Any, missing: Container[str]) -> Any:
     """The value, without blanks around it; None where it stands for nothing, as NaN does however it is spelt."""
     if isinstance(value, str):
         value = value.strip()
-        return None if value in missing or value.lower().lstrip("+-") == "nan" else value
+        if value in missing or (value[-1:] in "nN" and value.lower().lstrip("+-") == "nan"):
+            return None
+        return value
     return None if value is None or value != value else value
 
 
 def floats(values: Sequence[Any], name: str) -> NDArray[np.float64]:
     """(B,), NaN for None."""
-    try:
-        read = np.array([math.nan if value is None else number(value) for value in values])
-    except (TypeError, ValueError, OverflowError):
-        read = np.array([math.inf])
-    if np.isinf(read).any():
+    read = numbers(values)
+    if read is None:
         wrong = next(value for value in values if not is_number(value))
         raise ValueError(f"column '{name}' holds numbers; found {wrong!r:.60}")
     return read
 
 
-def number(value: Any) -> float:
-    """Of 3, 3.0 and "3". ValueError for true, which is no number, and for "1_2", which is one in Python alone."""
-    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
-        raise ValueError
-    return float(value)
+def numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
+    """(B,), NaN for None; None where one `is_number` not."""
+    if bool in set(map(type, values)) or "_" in "".join([value for value in values if isinstance(value, str)]):
+        return None
+    try:
+        read = np.array([math.nan if value is None else float(value) for value in values], np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return None if np.isinf(read).any() else read
 
 
 def is_number(value: Any) -> bool:
+    """None, 3, 3.0 and "3" are; true is not, nor infinity, nor "1_2", which is one in Python alone."""
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        return False
     try:
-        return value is None or math.isfinite(number(value))
+        return value is None or math.isfinite(float(value))
     except (TypeError, ValueError, OverflowError):
         return False
 
@@ -158,9 +165,12 @@ def date(value: Any, form: str | None = None) -> datetime.datetime | None:
 
 def category(value: Any) -> str:
     """One word for 3, 3.0, "3" and "3.0"; true is "true"."""
-    if isinstance(value, bool):
+    if isinstance(value, str):
+        word = value
+    elif isinstance(value, bool):
         return str(value).lower()
-    word = str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    else:
+        word = str(int(value) if isinstance(value, float) and value.is_integer() else value)
     return word[:-2] if word.endswith(".0") and word[:-2].removeprefix("-").isdecimal() else word
 
 

@@ -8,8 +8,8 @@ millions of numbers is still asked about.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from bigmodel.models import table_processor as cells
 from bigmodel.tasks.base import Row
 from bigmodel.tasks.columns import DATED, is_date
+from bigmodel.tasks.records import AT_ONCE, Records
 
 ROWS = 200_000
 CHARS = 64 << 20
@@ -39,38 +40,39 @@ def choose(rows: Callable[[], Iterable[Row]], missing: Sequence[str]) -> Chosen:
     share = min(ROWS / max(num_rows, 1), CHARS / max(num_chars, 1))
     if share >= 1:
         return Chosen(list(rows()), {}, "")
-    rng, firsts, drawn = np.random.default_rng(0), _Firsts(missing), list[Row]()
-    for row in rows():
-        firsts.see(json.loads(row["features"]))
-        if rng.random() < share:
-            drawn.append(row)
+    rng, firsts, drawn, rest = np.random.default_rng(0), _Firsts(missing), list[Row](), iter(rows())
+    while some := list(islice(rest, AT_ONCE)):
+        firsts.see(Records(some)[:])
+        drawn += [row for row, chance in zip(some, rng.random(len(some)), strict=True) if chance < share]
     note = f"columns are learnt from {len(drawn):,} of {num_rows:,} training rows, drawn by chance"
     return Chosen(drawn, firsts.values, note)
 
 
 class _Firsts:
-    """Told of every row, it knows the first values of each column and of each kind in it."""
+    """Told of all rows, some at a time, it knows the first values of each column and of each kind in it."""
 
     def __init__(self, missing: Sequence[str]) -> None:
         self.values: dict[str, list[Any]] = {}
-        self._missing, self._known = missing, dict[str, set[Any]]()
+        self._missing, self._known, self._seen = frozenset(missing), dict[str, set[Any]](), 0
 
-    def see(self, record: Mapping[str, Any]) -> None:
-        for name, value in record.items():
-            self._add(name, cells.nothing(value, self._missing))
-        if len(record) < len(self.values):
-            for name in self.values.keys() - record.keys():
-                self._add(name, None)
+    def see(self, records: Sequence[Mapping[str, Any]]) -> None:
+        for name in dict.fromkeys(chain(self.values, chain.from_iterable(records))):
+            if name not in self.values:
+                self.values[name], self._known[name] = [], set()
+                if self._seen:  # rows that lack it
+                    self._add(name, [None])
+            self._add(name, [cells.nothing(record.get(name), self._missing) for record in records])
+        self._seen += len(records)
 
-    def _add(self, name: str, value: Any) -> None:
-        known = self._known.setdefault(name, set())
-        key: Any = (type(value), value)
-        if key in known:
+    def _add(self, name: str, values: Sequence[Any]) -> None:
+        known = self._known[name]
+        only_numbers = {"number", "None"} <= known or ("number" in known and None not in values)
+        if len(known) >= VALUES and only_numbers and cells.numbers(values) is not None:
             return
-        if len(known) >= VALUES and (key := _kind(value)) in known:
-            return
-        known |= {key, _kind(value)}
-        self.values.setdefault(name, []).append(value)
+        for key in dict.fromkeys(zip(map(type, values), values, strict=True)):
+            if key not in known and (len(known) < VALUES or _kind(key[1]) not in known):
+                known |= {key, _kind(key[1])}
+                self.values[name].append(key[1])
 
 
 def _kind(value: Any) -> str:

@@ -17,6 +17,7 @@ from bigmodel.errors import ConfigError, DataError, did_you_mean
 from bigmodel.experiment import TableConfig
 from bigmodel.models import table_processor as cells
 from bigmodel.models.table_processor import TableProcessor
+from bigmodel.tasks.records import AT_ONCE
 
 CELLS = 1_000_000  # of the rows that are held as Python has them
 POINTS = 256  # at most, of the map from a number to its quantile
@@ -65,12 +66,13 @@ def values_of(
     names: Sequence[str], records: Sequence[Mapping[str, Any]], missing: Sequence[str]
 ) -> Iterator[tuple[str, list[Any]]]:
     """Each column's values, None where missing: some columns in one pass over the rows, as many as are not too much."""
-    at_once = max(1, CELLS // max(1, len(records)))
+    at_once, absent = max(1, CELLS // max(1, len(records))), frozenset(missing)
     for start in range(0, len(names), at_once):
         some: dict[str, list[Any]] = {name: [] for name in names[start : start + at_once]}
-        for record in records:
+        for begin in range(0, len(records), AT_ONCE):
+            held = records[begin : begin + AT_ONCE]
             for name, values in some.items():
-                values.append(cells.nothing(record.get(name), missing))
+                values += [cells.nothing(record.get(name), absent) for record in held]
         yield from some.items()
 
 
@@ -83,6 +85,8 @@ def column(name: str, values: Sequence[Any], table: TableConfig) -> dict[str, An
         # nobody need say how it is written
         raise NotLearnt(SAME)
     asked = "date" if name in table.dates else table.types.get(name)
+    if asked is None and cells.numbers(known) is not None:
+        asked = "number"
     form = table.dates.get(name) or (written(name, known) if asked in (None, "date") else None)
     kind = asked or infer(name, known, table, form)
     learnt = {"name": name, "kind": kind, "missing": len(known) < len(values)}
@@ -105,19 +109,21 @@ def column(name: str, values: Sequence[Any], table: TableConfig) -> dict[str, An
 
 def infer(name: str, known: Sequence[Any], table: TableConfig, form: str | None) -> str:
     """The kind of a column with these values, dates written in this form; NotLearnt of free text."""
-    words = {cells.category(value).lower() for value in known}
+    counts = Counter(zip(map(type, known), known, strict=True))  # 1, 1.0 and true are equal
+    words = {cells.category(value).lower() for _, value in counts}
     if words <= cells.BOOLEANS.keys() and words & WORDS:
         return "boolean"
     different = len(words)
     is_written = partial(cells.date, form=form) if form else is_date
     for kind, is_one in (("number", cells.is_number), ("date", is_written)):
-        wrong = [value for value in known if not is_one(value)]
+        wrong = [key for key in counts if not is_one(key[1])]
         if not wrong:
             return kind
-        if different > FEW and len(wrong) <= (1 - MOSTLY) * len(known):
+        num_wrong = sum(counts[key] for key in wrong)
+        if different > FEW and num_wrong <= (1 - MOSTLY) * len(known):
             raise DataError(
-                f"column '{name}' holds {kind}s but for {len(wrong):,} of {len(known):,} values, such as "
-                f"{wrong[0]!r:.60}. Name what stands for nothing in data.table.missing, or {say(name)}"
+                f"column '{name}' holds {kind}s but for {num_wrong:,} of {len(known):,} values, such as "
+                f"{wrong[0][1]!r:.60}. Name what stands for nothing in data.table.missing, or {say(name)}"
             )
     if different > FEW and are_marked(known):
         raise DataError(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -15,6 +17,7 @@ from bigmodel.errors import ConfigError
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import tokenizer
 from bigmodel.tasks.base import WHOLE, Examples, Refused, Row, Sample
+from bigmodel.tasks.records import AT_ONCE, Records
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
     from bigmodel.tasks.chosen import Chosen
 
 FIELDS = ("numbers", "categories", "labels")
-AT_ONCE = 2048  # rows whose cells are held as Python has them
+as_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes an encoder a call
+as_sorted_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 
 def columns(data: DataConfig, task: str) -> dict[str, str]:
@@ -38,17 +42,16 @@ def features(record: Mapping[str, Any], label: str | None) -> str:
     cells = {column: plain(value, column) for column, value in record.items() if column != label}
     if all(value is None or value == "" for value in cells.values()):
         raise Refused("all columns are empty")
-    return json.dumps(cells, ensure_ascii=False)
+    written = as_json(cells)
+    if not tokenizer.is_text(written):
+        wrong = next((name for name, value in cells.items() if not tokenizer.is_text(str(value))), None)
+        raise Refused("half of a surrogate pair is no character", wrong)
+    return written
 
 
 def plain(value: Any, column: str) -> Any:
     """A cell as JSON has it: None, a truth, a number or a word; dates are ISO words. Raises Refused."""
-    import datetime
-    from decimal import Decimal
-
     if isinstance(value, str):
-        if not tokenizer.is_text(value):
-            raise Refused("half of a surrogate pair is no character", column)
         return value.strip()
     if value is None or isinstance(value, (bool, int)):
         return value
@@ -80,21 +83,6 @@ def fit(chosen: Chosen, experiment: Experiment, regression: bool) -> tuple[Table
     }
 
 
-@dataclass(frozen=True)
-class Records(Sequence[Mapping[str, Any]]):
-    """The cells of rows, read anew each time: as Python has them they take ten times as much memory."""
-
-    rows: Sequence[Row]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [json.loads(row["features"]) for row in self.rows[i]]
-        return json.loads(self.rows[i]["features"])
-
-
 def encoded(rows: Sequence[Row], processor: TableProcessor) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Numbers (rows, N) and categories (rows, C), made of AT_ONCE rows at a time. ValueError."""
     records, starts = Records(rows), range(0, max(len(rows), 1), AT_ONCE)
@@ -116,8 +104,7 @@ def content(row: Row) -> str:
     from bigmodel.models.table_processor import category
 
     cells = json.loads(row["features"])
-    spelt = {name: None if value is None else category(value) for name, value in cells.items()}
-    return json.dumps(spelt, ensure_ascii=False, sort_keys=True)
+    return as_sorted_json({name: None if value is None else category(value) for name, value in cells.items()})
 
 
 def shaped_by(experiment: Experiment) -> dict[str, Any]:
