@@ -23,7 +23,7 @@ from bigmodel.errors import BigmodelError, first_line
 from bigmodel.experiment import Experiment
 from bigmodel.imports import lighten
 from bigmodel.training.events import Event
-from bigmodel.training.run import STOP, Run, put_whole
+from bigmodel.training.run import STOP, Run
 from tune_jobs.journal import best
 from tune_jobs.space import with_values
 
@@ -148,12 +148,16 @@ class Trial(tune.Trainable):
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Go on from another trial's weights, optimiser and history, with this one's values."""
         self.cleanup()
-        copy_run(Path(checkpoint), self._path)
+        self._settle()
+        taken = self._path.with_name(f"{self._path.name}.taken")
+        shutil.rmtree(taken, ignore_errors=True)
+        copy_run(Path(checkpoint), taken)
+        (taken / "experiment.yaml").write_text(self._experiment.to_yaml(), "utf-8")
+        shutil.rmtree(self._path, ignore_errors=True)
+        taken.rename(self._path)  # where a kill comes before it, the trial begins anew
         self._curve = []
         for event in Run(self._path).validations():
             self._result(event)  # the scheduler knows them
-        self._settle()
-        put_whole(self._path / "experiment.yaml", self._experiment.to_yaml())
         self._start()
 
     def cleanup(self) -> None:
@@ -180,9 +184,7 @@ def own_number(folder: Path, trial_id: str, number: int) -> int:
 
 
 def copy_run(source: Path, target: Path) -> None:
-    """What a run needs to go on, in place of what is there."""
-    target.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target / "checkpoints", ignore_errors=True)
+    """What a run needs to go on."""
     shutil.copytree(source / "checkpoints", target / "checkpoints")
     for name in ("events.jsonl", "run.json"):
         shutil.copy(source / name, target / name)
