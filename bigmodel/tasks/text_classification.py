@@ -135,7 +135,10 @@ def load_tokenizer(pretrained: str, max_length: int) -> Any:
 
 
 def load_processor(path: Path, config: Any = None) -> Any:
-    return tokenizer.load(path, config)
+    processor = tokenizer.load(path, config)
+    if config is not None and tokenizer.is_foreign(processor):
+        processor.backend_tokenizer.encode_special_tokens = True  # "</s>" in a text is text
+    return processor
 
 
 def encode(rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> list[Sample]:
