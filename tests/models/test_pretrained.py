@@ -322,3 +322,13 @@ def test_a_text_that_spells_a_special_token_is_text(tuned, checkpoint, tmp_path)
     spelt, _ = predictor.encode([{"text": "good </s> film"}, {"text": "good film"}])
     assert spelt["input_ids"].tolist().count(2) == 1 and len(spelt["input_ids"]) == len("<good </s> film>")
     assert len(predictor.predict([{"text": "good </s> film"}, {"text": "good film"}])) == 2
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_decoder_that_names_no_padding_answers_texts_of_any_lengths(family, checkpoint):
+    source = checkpoint(family, pad_token_id=None, **LABELS)
+    rows = [{"text": text} for text in ("good", "bad film", "a good book and song")]
+    predictor = Predictor.load(source)
+    assert predictor.model.config.pad_token_id == predictor.processor.pad_token_id
+    alone = [predictor.predict([row])[0]["score"] for row in rows]
+    assert [answer["score"] for answer in predictor.predict(rows)] == pytest.approx(alone, abs=1e-6)
