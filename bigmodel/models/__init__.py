@@ -72,7 +72,7 @@ EXAMPLE: dict[str, Any] = {
     "vocab_size": 64, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "max_length": 64,
     "decoder_vocab_size": 64, "decoder_start_token_id": 2, "forced_eos_token_id": 3,
     "id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1},
-    "image_size": 28, "num_channels": 3,
+    "num_channels": 3,
     "bins": [[0.0, 1.0, 2.0], [0.0, 1.0]], "cardinalities": [3, 4],
 }  # fmt: skip
 """What data may teach; to build a model for its shapes alone."""

@@ -174,3 +174,26 @@ def test_a_checkpoint_that_sees_the_next_token_cannot_write_it(tmp_path):
         f"model.pretrained: {tmp_path} cannot be used: {AHEAD} (is_decoder is False)",
     )
     assert models.problems(section | {"is_decoder": True}, "text-generation") == []
+
+
+@pytest.mark.parametrize(
+    ("size", "section", "stages"),
+    [
+        (5, {}, 1), (8, {}, 1), (9, {}, 2), (16, {}, 2), ([16, 17], {}, 3), (28, {}, 3), (224, {}, 3),
+        (16, {"hidden_sizes": [8, 16], "depths": [1, 1]}, 2), (28, {"hidden_sizes": [8] * 3, "depths": [1] * 3}, 3),
+        (4, {}, None), (16, {"hidden_sizes": [8] * 3, "depths": [1] * 3}, None), (16, {"depths": [1] * 3}, None),
+        (16, {"hidden_sizes": [8, 16], "depths": [1, 1], "downsample_in_first_stage": True}, None),
+    ],
+)  # fmt: skip
+def test_a_resnet_leaves_more_than_one_place_of_an_image(size, section, stages):
+    section = {"type": "resnet", **section}
+    assert models.problems(section, "image-classification") == []
+    learnt = {"image_size": size, "num_channels": 3, "id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+    if stages is None:
+        with pytest.raises(fields.ModelError, match="leave a single place of an image of"):
+            models.build(section, learnt, "image-classification")
+        return
+    model = models.build(section, learnt, "image-classification")
+    height, width = (size, size) if isinstance(size, int) else size
+    logits = model.train()(torch.rand(1, 3, height, width)).logits
+    assert len(model.config.hidden_sizes) == len(model.config.depths) == stages and logits.isfinite().all()
