@@ -86,6 +86,7 @@ AUTO_CLASSES = {
     "tabular-regression": "AutoModel",
 }
 
+START = "decoder_start_token_id"
 BESIDE = ("pretrained", "lora", *pretrained.LANGUAGES)
 """What of a section with `pretrained` is no field of the config."""
 PADDING_SHOWS = {"canine", "convbert", "fnet", "funnel", "nystromformer", "xlnet", "yoso"}
@@ -217,12 +218,15 @@ def resolve(model: Mapping[str, Any], task: str, learnt: Mapping[str, Any] = EXA
 
 
 def _taught(config_class: type[PreTrainedConfig], learnt: Mapping[str, Any]) -> dict[str, Any]:
-    """What the data taught, as far as the architecture has a field for it."""
+    """What the data taught, as far as the architecture has a field for it, or reads one that it has not."""
     taught = {name: value for name, value in learnt.items() if name != "max_length"}
     if "max_length" in learnt:
         rows = positions.table_size(config_class.model_type, learnt["max_length"], learnt["pad_token_id"])
         taught["max_position_embeddings"] = rows
     names = own_fields(config_class) | set(config_class.attribute_map) | {"id2label", "label2id", "problem_type"}
+    if config_class.is_encoder_decoder and START not in names:  # T5's, which is read all the same; it begins with padding
+        taught.setdefault(START, taught["pad_token_id"])
+        names.add(START)
     return {name: value for name, value in taught.items() if name in names}
 
 

@@ -111,6 +111,7 @@ def train(texts: Iterable[str], kind: str, config: TokenizerConfig, enclose: boo
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
+        split_special_tokens=enclose,  # "[SEP]" in a text is text, and no end of it
         **dict(zip(SPECIAL_NAMES, SPECIAL, strict=False)),
     )
 

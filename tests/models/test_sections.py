@@ -197,3 +197,14 @@ def test_a_resnet_leaves_more_than_one_place_of_an_image(size, section, stages):
     height, width = (size, size) if isinstance(size, int) else size
     logits = model.train()(torch.rand(1, 3, height, width)).logits
     assert len(model.config.hidden_sizes) == len(model.config.depths) == stages and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("model_type", ["t5", "longt5"])
+def test_a_t5_knows_how_a_text_begins(model_type):
+    section = {"type": model_type, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    labels = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+    ids = torch.tensor([[5, 6, 7, 3]])
+    writer = models.build(section, LEARNT | {"decoder_start_token_id": 9}, "translation").eval()
+    assert writer.generate(input_ids=ids, max_length=5)[0, 0] == 9
+    if model_type == "t5":
+        assert models.build(section, LEARNT | labels, "text-classification")(input_ids=ids).logits.isfinite().all()
