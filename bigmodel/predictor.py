@@ -54,8 +54,8 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu", precision: str = "auto") -> Predictor:
-        """Open a model directory, ours or any of Hugging Face, with weights in fp32 however they are stored. `precision`
-        auto is the one it was scored in."""
+        """Open a model directory, ours or any of Hugging Face. Its weights are fp32, however they are stored;
+        `precision` auto is the one it was scored in."""
         import torch
         from safetensors import SafetensorError
 

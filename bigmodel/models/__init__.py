@@ -194,7 +194,7 @@ def problems(model: Mapping[str, Any], task: str) -> list[Problem]:
 
 
 def sees_ahead(config: PreTrainedConfig) -> str:
-    """Why a model, of which this is the config, cannot write what comes next: it has seen it. Nothing of one that can."""
+    """Why a model with this config cannot write what comes next: it has seen it. Nothing of one that can."""
     names = {} if config.model_type in SEE_BACK else own_fields(type(config))
     fields = [f" ({name} is {value})" for name, value in SEES_AHEAD if name in names and getattr(config, name) == value]
     if not fields and config.model_type not in SEE_AHEAD:
@@ -224,7 +224,9 @@ def _taught(config_class: type[PreTrainedConfig], learnt: Mapping[str, Any]) -> 
         rows = positions.table_size(config_class.model_type, learnt["max_length"], learnt["pad_token_id"])
         taught["max_position_embeddings"] = rows
     names = own_fields(config_class) | set(config_class.attribute_map) | {"id2label", "label2id", "problem_type"}
-    if config_class.is_encoder_decoder and START not in names:  # T5's, which is read all the same; it begins with padding
+    if (
+        config_class.is_encoder_decoder and START not in names
+    ):  # T5's, which is read all the same; it begins with padding
         taught.setdefault(START, taught["pad_token_id"])
         names.add(START)
     return {name: value for name, value in taught.items() if name in names}

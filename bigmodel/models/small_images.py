@@ -19,8 +19,8 @@ def resnet_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
     stages = len(asked) if isinstance(asked, list) else max(1, min(3, most))
     if stages > most:
         raise ModelError(
-            f"model.type resnet: {stages} stages leave a single place of an image of {fields['image_size']} pixels, and "
-            "batch norm needs two where an image stands alone. "
+            f"model.type resnet: {stages} stages leave a single place of an image of {fields['image_size']} pixels, "
+            "and batch norm needs two where an image stands alone. "
             + (f"Name at most {most} hidden_sizes and depths" if most > 0 else "Name type cnn")
         )
     sizes = fields.get("hidden_sizes", [32, 64, 128])
