@@ -226,7 +226,7 @@ def _taught(config_class: type[PreTrainedConfig], learnt: Mapping[str, Any]) -> 
     names = own_fields(config_class) | set(config_class.attribute_map) | {"id2label", "label2id", "problem_type"}
     if (
         config_class.is_encoder_decoder and START not in names
-    ):  # T5's, which is read all the same; it begins with padding
+    ):  # T5's: read all the same, and its texts begin with padding
         taught.setdefault(START, taught["pad_token_id"])
         names.add(START)
     return {name: value for name, value in taught.items() if name in names}

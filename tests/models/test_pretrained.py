@@ -332,3 +332,14 @@ def test_a_decoder_that_names_no_padding_answers_texts_of_any_lengths(family, ch
     assert predictor.model.config.pad_token_id == predictor.processor.pad_token_id
     alone = [predictor.predict([row])[0]["score"] for row in rows]
     assert [answer["score"] for answer in predictor.predict(rows)] == pytest.approx(alone, abs=1e-6)
+
+
+def test_tokens_cannot_become_unknown_where_no_token_is(checkpoint, tmp_path):
+    source = checkpoint("gpt2", vocab_size=300)
+    processor = own_tokenizer("gpt2")
+    processor.unk_token = None
+    PreTrainedTokenizerFast(tokenizer_object=processor.backend_tokenizer, eos_token="<|endoftext|>").save_pretrained(
+        source
+    )
+    with pytest.raises(ConfigError, match="^data.augment.mask is 0.1, and this tokenizer has no unknown token"):
+        fit(experiment(source, tmp_path, augment={"mask": 0.1}))
