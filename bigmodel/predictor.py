@@ -54,7 +54,9 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu", precision: str = "auto") -> Predictor:
-        """Open a model directory, ours or any of Hugging Face. `precision` auto is the one it was scored in."""
+        """Open a model directory, ours or any of Hugging Face. Its weights are fp32, however they are stored;
+        `precision` auto is the one it was scored in."""
+        import torch
         from safetensors import SafetensorError
 
         from bigmodel import models
@@ -69,7 +71,9 @@ class Predictor:
                 _check_base(path, info)
                 model = models.lora.load(path, auto_class)
             else:
-                model = auto_class.from_pretrained(path, use_safetensors=True, trust_remote_code=False)
+                model = auto_class.from_pretrained(
+                    path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+                )
         except (OSError, ValueError, KeyError, SafetensorError) as e:
             raise CheckpointError(f"{path}: this model directory does not open: {first_line(e)}") from None
         if reason := tasks.get(task).unfit(model.config):
@@ -280,8 +284,8 @@ def difference(stored: Any, found: Any, tolerance: float) -> str:
             return difference(stored["scores"], found["scores"], tolerance)  # of two labels as likely either may win
         return next(filter(None, (difference(stored[key], found[key], tolerance) for key in stored)), "")
     if isinstance(stored, float) and isinstance(found, float):
-        far = abs(stored - found) > tolerance * max(1.0, abs(stored))
-        return f"{found:.6f} instead of {stored:.6f}" if far else ""
+        near = abs(stored - found) <= tolerance * max(1.0, abs(stored))  # not so of nan
+        return "" if near else f"{found:.6f} instead of {stored:.6f}"
     return "" if stored == found else f"{found!r:.60} instead of {stored!r:.60}"
 
 

@@ -24,6 +24,7 @@ from rich.console import Group, RenderableType
 from rich.style import Style
 from rich.text import Text
 
+from bigmodel.errors import ConfigError, first_line
 from bigmodel.evaluation.attribution import log_odds, refined
 from bigmodel.evaluation.layout import heading, in_colour, printable, put, table, wide
 from bigmodel.tasks.base import Answer, Row
@@ -51,10 +52,14 @@ def explain(predictor: Predictor, rows: Sequence[Row]) -> list[dict[str, Any]]:
     log_odds             of the answer, in nats; log_odds_of_padding: the same where nothing is said
     completeness_error   distance of the weights' sum from the difference of these two
 
+    ConfigError where the model takes no vectors in the place of its tokens, as BART and T5 do not.
     """
     questions: list[Row] = [{"text": row["text"]} for row in rows]
     answers = predictor.predict(questions)
-    return [_explain(predictor, row["text"], answer) for row, answer in zip(questions, answers, strict=True)]
+    try:
+        return [_explain(predictor, row["text"], answer) for row, answer in zip(questions, answers, strict=True)]
+    except NotImplementedError as e:
+        raise ConfigError(f"--explain leads the vectors of tokens into the model: {first_line(e)}") from None
 
 
 def _explain(predictor: Predictor, text: str, answer: Answer) -> dict[str, Any]:

@@ -72,7 +72,7 @@ EXAMPLE: dict[str, Any] = {
     "vocab_size": 64, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "max_length": 64,
     "decoder_vocab_size": 64, "decoder_start_token_id": 2, "forced_eos_token_id": 3,
     "id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1},
-    "image_size": 28, "num_channels": 3,
+    "num_channels": 3,
     "bins": [[0.0, 1.0, 2.0], [0.0, 1.0]], "cardinalities": [3, 4],
 }  # fmt: skip
 """What data may teach; to build a model for its shapes alone."""
@@ -86,8 +86,16 @@ AUTO_CLASSES = {
     "tabular-regression": "AutoModel",
 }
 
+START = "decoder_start_token_id"
+BESIDE = ("pretrained", "lora", *pretrained.LANGUAGES)
+"""What of a section with `pretrained` is no field of the config."""
 PADDING_SHOWS = {"canine", "convbert", "fnet", "funnel", "nystromformer", "xlnet", "yoso"}
 """Types of transformers that answer otherwise when a text is padded: what is asked beside it would change an answer."""
+
+SEES_AHEAD = [("is_decoder", False), ("causal", False), ("use_bidirectional_attention", True)]
+"""Fields, and the values by which the places of a text see those after them, as in an encoder."""
+SEE_AHEAD, SEE_BACK = {"cpmant"}, {"gpt_neox", "gpt_neox_japanese"}
+"""Types of transformers that do, and that do not, whatever these fields say."""
 
 
 def auto_class(task: str) -> Any:
@@ -149,8 +157,7 @@ def build(model: Mapping[str, Any], learnt: Mapping[str, Any], task: str) -> Pre
     pretrained model cannot be loaded or does not fit.
     """
     if "pretrained" in model:
-        beside = ("pretrained", "lora", *pretrained.LANGUAGES)
-        fields = {name: value for name, value in model.items() if name not in beside}
+        fields = {name: value for name, value in model.items() if name not in BESIDE}
         return pretrained.load(model["pretrained"], auto_class(task), fields, learnt)
     model_type, fields = resolve(model, task, learnt)
     config_class = CONFIG_MAPPING[model_type]
@@ -178,9 +185,21 @@ def problems(model: Mapping[str, Any], task: str) -> list[Problem]:
     fields = {name: value for name, value in model.items() if name not in (key, "lora", *languages)}
     if problems := field_problems(config_class, fields, ["lora", *languages] if key == "pretrained" else []) + problems:
         return problems
-    if key == "pretrained":
-        return pretrained.reshaping_problems(model[key], auto_class(task), fields)
-    return _together_problems(model, task)
+    if key == "type":
+        return _together_problems(model, task)
+    if problems := pretrained.reshaping_problems(model[key], auto_class(task), fields):
+        return problems
+    reason = _why_not(model, task)
+    return [(key, f"model.pretrained: {model[key]} cannot be used: {reason}")] if reason else []
+
+
+def sees_ahead(config: PreTrainedConfig) -> str:
+    """Why a model with this config cannot write what comes next: it has seen it. Nothing of one that can."""
+    names = {} if config.model_type in SEE_BACK else own_fields(type(config))
+    fields = [f" ({name} is {value})" for name, value in SEES_AHEAD if name in names and getattr(config, name) == value]
+    if not fields and config.model_type not in SEE_AHEAD:
+        return ""
+    return f"it sees the tokens that it is to predict, as an encoder does{''.join(fields)}"
 
 
 def reads(source: str) -> int | None:
@@ -199,12 +218,17 @@ def resolve(model: Mapping[str, Any], task: str, learnt: Mapping[str, Any] = EXA
 
 
 def _taught(config_class: type[PreTrainedConfig], learnt: Mapping[str, Any]) -> dict[str, Any]:
-    """What the data taught, as far as the architecture has a field for it."""
+    """What the data taught, as far as the architecture has a field for it, or reads one that it has not."""
     taught = {name: value for name, value in learnt.items() if name != "max_length"}
     if "max_length" in learnt:
         rows = positions.table_size(config_class.model_type, learnt["max_length"], learnt["pad_token_id"])
         taught["max_position_embeddings"] = rows
     names = own_fields(config_class) | set(config_class.attribute_map) | {"id2label", "label2id", "problem_type"}
+    if (
+        config_class.is_encoder_decoder and START not in names
+    ):  # T5's: read all the same, and its texts begin with padding
+        taught.setdefault(START, taught["pad_token_id"])
+        names.add(START)
     return {name: value for name, value in taught.items() if name in names}
 
 
@@ -242,13 +266,22 @@ def _together_problems(model: Mapping[str, Any], task: str) -> list[Problem]:
 
 
 def _why_not(model: Mapping[str, Any], task: str) -> str | None:
-    """Why no model can be built from the section; nothing if one can."""
+    """Why the section gives no model that can do the task; nothing if it does."""
     try:
-        with torch.device("meta"):
-            build(model, EXAMPLE, task)
+        config = _outline(model, task).config
     except Exception as e:  # an architecture says it in its own way
         return root_message(e)
-    return None
+    return sees_ahead(config) or None if task == "text-generation" else None
+
+
+def _outline(model: Mapping[str, Any], task: str) -> PreTrainedModel:
+    """The model of a section, without memory for its weights."""
+    with torch.device("meta"):
+        if "type" in model:
+            return build(model, EXAMPLE, task)
+        fields = {name: value for name, value in model.items() if name not in BESIDE}
+        config = pretrained.changed(pretrained.read_config(model["pretrained"]), fields)
+        return auto_class(task).from_config(config)  # type: ignore[no-any-return]
 
 
 def _pretrained_config(source: str, task: str) -> type[PreTrainedConfig]:

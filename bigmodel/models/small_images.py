@@ -7,18 +7,36 @@ fields are those of `transformers.ResNetConfig` and `ViTConfig`; only the defaul
 from collections.abc import Mapping
 from typing import Any
 
+from bigmodel.models.fields import ModelError
+
 PATCHES = 7  # of a ViT along the shorter side, at least
 
 
 def resnet_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Three stages of two blocks; the first keeps what the stem leaves, a quarter of height and width."""
+    """Stages of two blocks: three, or as many as an image of this size bears; the first keeps what the stem leaves, a
+    quarter of height and width. ModelError where more are asked for."""
+    most, asked = most_stages(fields), fields.get("hidden_sizes", fields.get("depths"))
+    stages = len(asked) if isinstance(asked, list) else max(1, min(3, most))
+    if stages > most:
+        raise ModelError(
+            f"model.type resnet: {stages} stages leave a single place of an image of {fields['image_size']} pixels, "
+            "and batch norm needs two where an image stands alone. "
+            + (f"Name at most {most} hidden_sizes and depths" if most > 0 else "Name type cnn")
+        )
     sizes = fields.get("hidden_sizes", [32, 64, 128])
     return {
         "layer_type": "basic",
         "embedding_size": sizes[0] if isinstance(sizes, list) and sizes else 32,
-        "hidden_sizes": [32, 64, 128],
-        "depths": [2, 2, 2],
+        "hidden_sizes": [32, 64, 128][:stages],
+        "depths": [2, 2, 2][:stages],
     }
+
+
+def most_stages(fields: Mapping[str, Any]) -> int:
+    """Of a ResNet, so that more than one place is left of an image."""
+    size = fields.get("image_size") or 1 << 30
+    longer = size if isinstance(size, int) else max(size)
+    return (longer - 1).bit_length() - 2 - bool(fields.get("downsample_in_first_stage"))
 
 
 def vit_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from bigmodel.errors import ConfigError
+
 Ids = NDArray[np.int32]
 
 
@@ -33,6 +35,9 @@ def swap(ids: Ids, rng: np.random.Generator, rate: float) -> Ids:
     return ids
 
 
-def mask(ids: Ids, rng: np.random.Generator, rate: float, unknown: int) -> Ids:
-    """Each token becomes the unknown token with probability `rate`, as rare words are at prediction."""
+def mask(ids: Ids, rng: np.random.Generator, rate: float, unknown: int | None) -> Ids:
+    """Each token becomes the unknown token with probability `rate`, as rare words are at prediction. ConfigError where
+    the tokenizer has none."""
+    if unknown is None:
+        raise ConfigError(f"data.augment.mask is {rate}, and this tokenizer has no unknown token: take token_dropout")
     return np.where(rng.random(len(ids)) < rate, np.int32(unknown), ids)

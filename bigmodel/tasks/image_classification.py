@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from bigmodel.errors import ConfigError, first_line
+from bigmodel.errors import CheckpointError, ConfigError, first_line
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment_images, pictures, sampling, text_classification
 from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
@@ -132,22 +132,46 @@ def _pretrained_processor(source: str) -> Any:
         raise ConfigError(
             f"model.pretrained: '{source}' has no image processor (preprocessor_config.json): {first_line(e)}"
         ) from None
-    if len({_prepared(processor, [np.zeros(shape, np.uint8)]).shape for shape in ((40, 80, 3), (80, 40, 3))}) > 1:
-        raise ConfigError(f"model.pretrained: '{source}' takes images of any shape; one size for all is needed")
+    if reason := _strange(processor):
+        raise ConfigError(f"model.pretrained: '{source}' {reason}")
     return processor
 
 
 def load_processor(path: Path, config: Any = None) -> Any:
+    """CheckpointError where a model's makes of an image what is not made here."""
     from transformers import AutoImageProcessor
 
-    return AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
+    processor = AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
+    if config is not None and (reason := _strange(processor)):
+        raise CheckpointError(f"{path}: its image processor {reason}")
+    return processor
+
+
+def _strange(processor: Any) -> str:
+    """Why samples do not hold what the processor makes of an image; nothing where they do."""
+    wide = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
+    images = [wide, wide.transpose(1, 0, 2)]
+    shapes = {_prepared(processor, [image]).shape for image in images}
+    if len(shapes) > 1 or len(shapes.pop()) != 4:
+        return "takes images of any shape; one size for all is needed"
+    own = processor(images, return_tensors="np")["pixel_values"]
+    height, width = _shape(processor)
+    samples = [{"pixels": pixels, "height": height, "width": width} for pixels in _prepared(processor, images)]
+    if not np.allclose(own, collate(samples, processor)["pixel_values"].numpy(), rtol=0, atol=1e-3):
+        return f"({type(processor).__name__}) scales pixels in a way of its own, which is not known here"
+    return ""
 
 
 def _prepared(processor: Any, images: Sequence[Any]) -> Any:
     """RGB images as the processor resizes and cuts them, (N, 3, H, W) uint8: values are scaled in `collate`. Many in a
     call: the call itself costs more than a small image."""
-    made = processor(list(images), do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
-    return np.asarray(made, np.uint8)
+    plain = {"do_rescale": False, "do_normalize": False} | ({"include_top": False} if _divides_again(processor) else {})
+    return np.asarray(processor(list(images), return_tensors="np", **plain)["pixel_values"], np.uint8)
+
+
+def _divides_again(processor: Any) -> bool:
+    """Whether pixels are divided by their deviation once more, as EfficientNet has it for its classifier."""
+    return bool(getattr(processor, "include_top", False))
 
 
 def _shape(processor: Any) -> tuple[int, int]:
@@ -207,8 +231,7 @@ def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
     every = [sample["pixels"].reshape(-1, height, width) for sample in samples]
     if len({len(pixels) for pixels in every}) > 1:
         every = [np.broadcast_to(pixels, (3, height, width)) for pixels in every]
-    normal = (tuple(processor.image_mean), tuple(processor.image_std)) if processor.do_normalize else ()
-    factor, shift = _scaling(processor.rescale_factor if processor.do_rescale else 1.0, *normal)
+    factor, shift = _scaling(processor)
     pixels = torch.from_numpy(np.stack(every)).float()  # (B, 1 or 3, H, W)
     batch = {"pixel_values": torch.addcmul(shift, pixels, factor)}
     for name in ("labels", "others"):
@@ -219,15 +242,25 @@ def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
     return batch
 
 
-@cache
-def _scaling(
-    scale: float, means: tuple[float, ...] = (0.0,) * 3, stds: tuple[float, ...] = (1.0,) * 3
-) -> tuple[Tensor, Tensor]:
+def _scaling(processor: Any) -> tuple[Tensor, Tensor]:
     """What the pixels of each channel are multiplied with, and what is added then; (3, 1, 1) each."""
+    scale, offset, mean, std, again = 1.0, 0.0, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3
+    if processor.do_rescale:
+        scale, offset = processor.rescale_factor, float(getattr(processor, "rescale_offset", False))
+    if processor.do_normalize:
+        mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    if _divides_again(processor):
+        again = tuple(processor.image_std)
+    return _affine(scale, offset, mean, std, again)
+
+
+@cache
+def _affine(scale: float, offset: float, *of_channels: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """((scale x - offset) - mean) / std / std_again as a product and a sum."""
     import torch
 
-    mean, std = torch.tensor(means), torch.tensor(stds)
-    return (scale / std).view(3, 1, 1), (-mean / std).view(3, 1, 1)
+    mean, std, again = (torch.tensor(values) for values in of_channels)
+    return (scale / std / again).view(3, 1, 1), (-(mean + offset) / std / again).view(3, 1, 1)
 
 
 def num_targets(batch: Mapping[str, Tensor]) -> int:

@@ -135,7 +135,16 @@ def load_tokenizer(pretrained: str, max_length: int) -> Any:
 
 
 def load_processor(path: Path, config: Any = None) -> Any:
-    return tokenizer.load(path, config)
+    """Of a model, whose config is given and learns which token pads: by it a decoder finds the last of a text."""
+    processor = tokenizer.load(path, config)
+    if config is None:
+        return processor
+    if tokenizer.is_foreign(processor):
+        processor.backend_tokenizer.encode_special_tokens = True  # "</s>" in a text is text
+    text_config = config.get_text_config()
+    if getattr(text_config, "pad_token_id", None) is None:
+        text_config.pad_token_id = processor.pad_token_id
+    return processor
 
 
 def encode(rows: Sequence[Row], processor: Any, learnt: Mapping[str, Any]) -> list[Sample]:

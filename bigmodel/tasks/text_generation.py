@@ -303,7 +303,11 @@ def unpack(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def unfit(config: Any) -> str:
-    return "it reads a text and writes another (is_encoder_decoder)" if config.is_encoder_decoder else ""
+    from bigmodel.models import sees_ahead
+
+    if config.is_encoder_decoder:
+        return "it reads a text and writes another (is_encoder_decoder)"
+    return sees_ahead(config)
 
 
 def predict(model: Any, batch: Mapping[str, Any], processor: Any) -> list[Answer]:

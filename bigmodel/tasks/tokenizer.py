@@ -111,6 +111,7 @@ def train(texts: Iterable[str], kind: str, config: TokenizerConfig, enclose: boo
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
+        split_special_tokens=enclose,  # "[SEP]" in a text is text, and no end of it
         **dict(zip(SPECIAL_NAMES, SPECIAL, strict=False)),
     )
 
@@ -146,7 +147,6 @@ def read(texts: Sequence[str], processor: Any) -> list[Read]:
     found = _read_plain(texts, processor)
     backend, longest = processor.backend_tokenizer, processor.model_max_length
     if backend.truncation is None or backend.truncation["max_length"] != longest:
-        backend.no_padding()
         backend.enable_truncation(longest)
     rest = [text for text, one in zip(texts, found, strict=True) if one is None]
     encodings = iter(backend.encode_batch_fast(rest) if rest else ())
@@ -225,6 +225,7 @@ def adopt(processor: Any, max_length: int) -> Any:
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
+        split_special_tokens=True,  # "</s>" in a text is text
         **special,
     )
 
@@ -234,6 +235,13 @@ def first_steps() -> list[Any]:
     from tokenizers import Regex, normalizers
 
     return [normalizers.NFC(), normalizers.Replace(Regex(_SPACE), " "), normalizers.Strip()]
+
+
+def is_foreign(processor: Any) -> bool:
+    """Whether it was neither made nor adopted here: its first steps are not those of `normalize`."""
+    normalizer = processor.backend_tokenizer.normalizer
+    steps = _state(normalizer).get("normalizers", []) if normalizer else []
+    return bool(steps[:3] != [_state(step) for step in first_steps()])
 
 
 def _normalizer(lowercase: bool) -> Any:
@@ -262,6 +270,10 @@ def load(path: Path, config: Any = None) -> Any:
         return processor
     if is_made_up(processor):
         raise CheckpointError(f"{path}: there is no tokenizer: put the one that the model was trained with here")
+    if not processor.is_fast:
+        raise CheckpointError(f"{path}: its tokenizer is a slow one; one with a tokenizer.json is needed")
+    processor.backend_tokenizer.no_padding()  # as its last call in training may have left it
+    processor.backend_tokenizer.no_truncation()
     if processor.pad_token is None:
         processor.pad_token = processor.eos_token or processor.unk_token
     processor.model_max_length = _readable(processor.model_max_length, config)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from PIL import Image
 
 from bigmodel.data import arrow, files, images
@@ -21,7 +22,7 @@ from bigmodel.data import prepare as module
 from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.prepare import prepare
 from bigmodel.data.record import Bad
-from bigmodel.errors import DataError
+from bigmodel.errors import CheckpointError, DataError
 from bigmodel.experiment import AugmentConfig, DataConfig, Experiment
 from bigmodel.tasks import augment_images, image_classification, pictures
 from bigmodel.tasks.base import Refused
@@ -437,3 +438,44 @@ def test_a_megabyte_of_a_header_is_read_at_once(filler: str) -> None:
 def test_pixels_that_are_no_numbers_of_bytes_are_refused() -> None:
     with pytest.raises(Refused, match="floating-point"):
         pictures.decode(file_of("F", "TIFF", colour=0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("EfficientNet", {}),  # which divides by the deviation twice
+        ("EfficientNet", {"rescale_offset": True, "rescale_factor": 1 / 127.5, "include_top": False}),
+        ("EfficientNet", {"rescale_offset": True, "do_normalize": False, "do_center_crop": True}),
+        ("EfficientNet", {"rescale_offset": True, "do_rescale": False}),
+        ("ViT", {}),
+        ("ViT", {"do_normalize": False}),
+    ],
+)
+def test_pixels_are_scaled_as_a_checkpoints_own_processor_does(name, settings, tmp_path: Path) -> None:
+    processor = getattr(transformers, f"{name}ImageProcessorPil")(size={"height": 40, "width": 40}, **settings)
+    processor.save_pretrained(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 30, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    for found in (
+        image_classification._pretrained_processor(str(tmp_path)),
+        image_classification.load_processor(tmp_path, transformers.ViTConfig()),
+    ):
+        (sample,) = image_classification.encode([{"image": out.getvalue()}], found, {})
+        own = processor([Image.fromarray(pixels)], return_tensors="np")["pixel_values"]
+        ours = image_classification.collate([sample], found)["pixel_values"].numpy()
+        np.testing.assert_allclose(ours, own, rtol=0, atol=1e-4)
+
+
+class Negative(transformers.ViTImageProcessorPil):
+    """Of a pixel, what it lacks of white."""
+
+    def rescale(self, image, scale, **more):
+        return 1 - super().rescale(image, scale, **more)
+
+
+def test_a_processor_that_scales_otherwise_or_to_no_size_is_refused(tmp_path: Path) -> None:
+    assert "(Negative) scales pixels in a way of its own" in image_classification._strange(Negative())
+    transformers.TextNetImageProcessorPil().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="its image processor takes images of any shape"):
+        image_classification.load_processor(tmp_path, transformers.ViTConfig())

@@ -41,6 +41,11 @@ def test_a_vocabulary_without_a_token_is_refused(text: str) -> None:
         task.fit(lambda: [{"text": text, "label": "a"}, {"text": "five", "label": "b"}], asked)
 
 
+def test_a_text_that_spells_what_encloses_it_is_text():
+    processor = learn(["good [SEP] film"] * 2, "word", enclose=True)
+    assert tokens(processor, "Good [SEP] film") == ["[CLS]", "good", "[", "sep", "]", "film", "[SEP]"]
+
+
 # ---- plain texts, which the library does not see: it is the oracle
 
 letters = st.sampled_from("abcXYZ  '.,-_/\\@é–’”ßЯжй\u0130ΣςǅİªµÀ123[]味道，。！Ａ１\u0300\u00a0\u200b\x7f😀")

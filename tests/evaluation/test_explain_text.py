@@ -174,6 +174,13 @@ def test_a_task_that_is_not_explained_is_refused():
         explainer("translation")
 
 
+def test_a_model_that_takes_no_vectors_is_refused():
+    sizes = {f"{side}_{what}": 1 for side in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    predictor = untaught({"type": "bart", "d_model": 16, **sizes})
+    with pytest.raises(ConfigError, match="--explain .*: Passing input embeddings is currently not supported"):
+        explain(predictor, [{"text": "the soup was cold"}])
+
+
 def test_explaining_leaves_the_model_as_it_was(teach, review_rows):
     predictor = teach("textcnn with n-grams")
     before = predictor.predict(review_rows(5, seed=9))

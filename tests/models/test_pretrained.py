@@ -33,6 +33,9 @@ FAMILIES = {
     "llama": SMALL | {"num_key_value_heads": 1, "max_position_embeddings": 16},
     "lstm": {"hidden_size": 8, "embedding_size": 8},
 }
+BART = {"d_model": 16, "max_position_embeddings": 32} | {
+    f"{side}_{what}": 1 for side in ("encoder", "decoder") for what in ("layers", "attention_heads", "ffn_dim")
+}
 Checkpoint = Callable[..., Path]
 
 
@@ -44,7 +47,7 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
         path = tmp_path_factory.mktemp(family)
         processor = learn_tokenizer(family)
         fields = {"vocab_size": len(processor), "pad_token_id": processor.pad_token_id, "bos_token_id": 2,
-                  "eos_token_id": 3} | FAMILIES[family] | fields  # fmt: skip
+                  "eos_token_id": 3} | (FAMILIES | {"bart": BART})[family] | fields  # fmt: skip
         auto = AutoModelForSequenceClassification if head else transformers.AutoModel
         torch.manual_seed(7)
         auto.from_config(AutoConfig.for_model(family, **fields)).save_pretrained(path)
@@ -292,3 +295,51 @@ def own_tokenizer(family: str) -> Any:
     letters = [chr(number) for number in range(ord("a"), ord("z") + 1)]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     return transformers.BertTokenizerFast(vocab={token: number for number, token in enumerate(tokens)})
+
+
+def test_a_tokenizer_that_was_saved_with_padding_reads_no_padding(checkpoint):
+    source = checkpoint("bert", **LABELS)
+    rows = [{"text": text} for text in ("good film", "bad", "a good book")]
+    before = Predictor.load(source).predict(rows)
+    file = source / "tokenizer.json"
+    padding = {"strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+               "pad_type_id": 0, "pad_token": "[PAD]"}  # fmt: skip
+    truncation = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+    stored = json.loads(file.read_text()) | {"padding": padding, "truncation": truncation}
+    file.write_text(json.dumps(stored))
+    assert Predictor.load(source).predict(rows) == before
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_a_text_that_spells_a_special_token_is_text(tuned, checkpoint, tmp_path):
+    source = checkpoint("bart", vocab_size=300, eos_token_id=2, bos_token_id=0, pad_token_id=1, **LABELS)
+    for file in source.glob("tokenizer*"):
+        file.unlink()
+    alphabet = sorted(ByteLevel.alphabet())
+    vocab = {token: number for number, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet])}
+    transformers.RobertaTokenizerFast(vocab=vocab, merges=[]).save_pretrained(source)
+    predictor = Predictor.load(fit(experiment(source, tmp_path)).model if tuned else source)
+    spelt, _ = predictor.encode([{"text": "good </s> film"}, {"text": "good film"}])
+    assert spelt["input_ids"].tolist().count(2) == 1 and len(spelt["input_ids"]) == len("<good </s> film>")
+    assert len(predictor.predict([{"text": "good </s> film"}, {"text": "good film"}])) == 2
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_decoder_that_names_no_padding_answers_texts_of_any_lengths(family, checkpoint):
+    source = checkpoint(family, pad_token_id=None, **LABELS)
+    rows = [{"text": text} for text in ("good", "bad film", "a good book and song")]
+    predictor = Predictor.load(source)
+    assert predictor.model.config.pad_token_id == predictor.processor.pad_token_id
+    alone = [predictor.predict([row])[0]["score"] for row in rows]
+    assert [answer["score"] for answer in predictor.predict(rows)] == pytest.approx(alone, abs=1e-6)
+
+
+def test_tokens_cannot_become_unknown_where_no_token_is(checkpoint, tmp_path):
+    source = checkpoint("gpt2", vocab_size=300)
+    processor = own_tokenizer("gpt2")
+    processor.unk_token = None
+    PreTrainedTokenizerFast(tokenizer_object=processor.backend_tokenizer, eos_token="<|endoftext|>").save_pretrained(
+        source
+    )
+    with pytest.raises(ConfigError, match="^data.augment.mask is 0.1, and this tokenizer has no unknown token"):
+        fit(experiment(source, tmp_path, augment={"mask": 0.1}))

@@ -1,11 +1,13 @@
 """What is wrong with a `model:` section, said before any weight exists."""
 
 import pytest
-from transformers import BertConfig, GPT2Config
+import torch
+from transformers import BertConfig, BertForMaskedLM, GPT2Config
 
 from bigmodel import models
 from bigmodel.models import fields, positions
 from bigmodel.models.transformer import encoder_defaults
+from bigmodel.tasks import text_generation
 
 RIGHT = [
     {"type": "lstm"},
@@ -108,3 +110,101 @@ def test_ours_alone_want_no_special_tokens_around_a_text():
     names = (*models.architectures("text-classification"), "bert")
     assert [models.is_ours({"type": name}) for name in names] == [True] * 3 + [False] * 2
     assert not models.is_ours({"pretrained": "lstm"})
+
+
+AHEAD = "it sees the tokens that it is to predict, as an encoder does"
+WIDTHS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+LEARNT = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "max_length": 20}
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"type": "bert", **WIDTHS}, ("type", f"{AHEAD} (is_decoder is False)")),
+        ({"type": "roberta", **WIDTHS}, ("type", f"{AHEAD} (is_decoder is False)")),
+        ({"type": "electra", "embedding_size": 16, **WIDTHS}, ("type", f"{AHEAD} (is_decoder is False)")),
+        ({"type": "xlm", "emb_dim": 16, "n_layers": 1, "n_heads": 2}, ("type", f"{AHEAD} (causal is False)")),
+        (
+            {
+                "type": "cpmant",
+                "hidden_size": 16,
+                "num_attention_heads": 2,
+                "dim_head": 8,
+                "dim_ff": 16,
+                "num_hidden_layers": 1,
+            },
+            ("type", AHEAD),
+        ),
+        (
+            {"type": "gemma", "head_dim": 8, "num_key_value_heads": 1, "use_bidirectional_attention": True, **WIDTHS},
+            ("use_bidirectional_attention", f"{AHEAD} (use_bidirectional_attention is True)"),
+        ),
+        ({"type": "bert", "is_decoder": True, **WIDTHS}, None),
+        ({"type": "xlm", "emb_dim": 16, "n_layers": 1, "n_heads": 2, "causal": True}, None),
+        ({"type": "gpt_neox", **WIDTHS}, None),
+        ({"type": "bart", "d_model": 16, "decoder_layers": 1, "decoder_attention_heads": 2}, None),
+        ({"type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}, None),
+        ({"type": "transformer", "hidden_size": 16}, None),
+        ({"type": "lstm_lm"}, None),
+    ],
+    ids=lambda value: value["type"] if isinstance(value, dict) else "",
+)
+def test_what_sees_the_next_token_cannot_write_it(section, message):
+    """Whether it does is tried out: the last token is another, and what stands before answers otherwise."""
+    found = models.problems(section, "text-generation")
+    assert [(key, message[1] in says) for key, says in found] == ([(message[0], True)] if message else [])
+    torch.manual_seed(0)
+    model = models.build(section, LEARNT, "text-generation").eval()
+    ids = torch.arange(8)[None] + 5
+    with torch.no_grad():
+        logits = [
+            model(input_ids=given, use_cache=False).logits[:, :7]
+            for given in (ids, ids.index_fill(1, torch.tensor(7), 33))
+        ]
+    assert torch.allclose(*logits, rtol=0, atol=1e-6) == (message is None)
+    assert (message[1] in text_generation.unfit(model.config)) if message else text_generation.unfit(model.config) == ""
+
+
+def test_a_checkpoint_that_sees_the_next_token_cannot_write_it(tmp_path):
+    BertForMaskedLM(BertConfig(vocab_size=40, **WIDTHS)).save_pretrained(tmp_path)
+    section = {"pretrained": str(tmp_path)}
+    ((key, message),) = models.problems(section, "text-generation")
+    assert (key, message) == (
+        "pretrained",
+        f"model.pretrained: {tmp_path} cannot be used: {AHEAD} (is_decoder is False)",
+    )
+    assert models.problems(section | {"is_decoder": True}, "text-generation") == []
+
+
+@pytest.mark.parametrize(
+    ("size", "section", "stages"),
+    [
+        (5, {}, 1), (8, {}, 1), (9, {}, 2), (16, {}, 2), ([16, 17], {}, 3), (28, {}, 3), (224, {}, 3),
+        (16, {"hidden_sizes": [8, 16], "depths": [1, 1]}, 2), (28, {"hidden_sizes": [8] * 3, "depths": [1] * 3}, 3),
+        (4, {}, None), (16, {"hidden_sizes": [8] * 3, "depths": [1] * 3}, None), (16, {"depths": [1] * 3}, None),
+        (16, {"hidden_sizes": [8, 16], "depths": [1, 1], "downsample_in_first_stage": True}, None),
+    ],
+)  # fmt: skip
+def test_a_resnet_leaves_more_than_one_place_of_an_image(size, section, stages):
+    section = {"type": "resnet", **section}
+    assert models.problems(section, "image-classification") == []
+    learnt = {"image_size": size, "num_channels": 3, "id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+    if stages is None:
+        with pytest.raises(fields.ModelError, match="leave a single place of an image of"):
+            models.build(section, learnt, "image-classification")
+        return
+    model = models.build(section, learnt, "image-classification")
+    height, width = (size, size) if isinstance(size, int) else size
+    logits = model.train()(torch.rand(1, 3, height, width)).logits
+    assert len(model.config.hidden_sizes) == len(model.config.depths) == stages and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("model_type", ["t5", "longt5"])
+def test_a_t5_knows_how_a_text_begins(model_type):
+    section = {"type": model_type, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    labels = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+    ids = torch.tensor([[5, 6, 7, 3]])
+    writer = models.build(section, LEARNT | {"decoder_start_token_id": 9}, "translation").eval()
+    assert writer.generate(input_ids=ids, max_length=5)[0, 0] == 9
+    if model_type == "t5":
+        assert models.build(section, LEARNT | labels, "text-classification")(input_ids=ids).logits.isfinite().all()

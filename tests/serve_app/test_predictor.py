@@ -123,6 +123,26 @@ def test_answers_that_are_not_reproduced_are_found_where_no_digest_is(make_model
         Predictor.load(folder).check_golden()
 
 
+def test_an_answer_that_is_no_number_reproduces_nothing(make_model):
+    predictor = Predictor.load(make_model())
+    with torch.no_grad():
+        predictor.model.classifier.bias.fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="does not reproduce the stored answers: nan instead of 0"):
+        predictor.check_golden()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_that_are_stored_in_halves_answer_in_fp32(folder, dtype, tmp_path):
+    predictor = Predictor.load(folder)
+    predictor.model.to(dtype).save_pretrained(tmp_path)
+    predictor.processor.save_pretrained(tmp_path)
+    rounded = predictor.model.to(torch.float32)
+    opened = Predictor.load(tmp_path)
+    assert {weight.dtype for weight in opened.model.parameters()} == {torch.float32}
+    rows = [{"text": text} for text in TEXTS]
+    assert opened.predict(rows) == Predictor(opened.name, rounded, opened.processor, {}).predict(rows)
+
+
 def test_two_labels_as_likely_as_each_other_may_change_places(make_model):
     folder = make_model()
     golden = [json.loads(line) for line in (folder / "golden.jsonl").read_text().splitlines()]
