@@ -141,7 +141,7 @@ def predict(
 @app.command()
 def serve(
     model: ModelDir,
-    port: Annotated[int, typer.Option(help="The one entry port.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The one entry port.")] = 8000,
     host: Annotated[str, typer.Option(help="Where to listen; this machine alone by default.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="The word in /models/NAME/predict; else the run's folder.")] = None,
     min_replicas: Annotated[int, typer.Option(help="Replicas that always run.")] = 1,
@@ -177,7 +177,7 @@ def demo(
         "text-classification"
     ),
     output: Annotated[str, typer.Option(help="Folder of the demonstration's run.")] = "runs/demo",
-    port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 0,
 ) -> None:
     """Walk the whole path once: train, test, serve, ask.
 

@@ -25,13 +25,13 @@ from bigmodel import tasks
 from bigmodel.data import images
 from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.cleaned import keep
-from bigmodel.data.files import resolve
+from bigmodel.data.files import is_remote, local, resolve, stored
 from bigmodel.data.prepare import open_prepared, prepare
 from bigmodel.data.quarantine import Quarantine
 from bigmodel.data.record import Bad
 from bigmodel.errors import CheckpointError, ConfigError, DataError, ResourceError, did_you_mean
 from bigmodel.experiment import DataConfig, Experiment, Problem
-from bigmodel.predictor import Predictor
+from bigmodel.predictor import Predictor, check_directory
 from bigmodel.tasks.base import BLOCK, Answer, Refused
 from bigmodel.training.run import Run
 
@@ -132,14 +132,15 @@ def evaluate(
     changes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score a model directory on files of labelled rows; print the report, and write it where asked."""
-    refuse_input_as_output(files, output)
+    refuse_folder(output)
+    bad_path = (output or Path(tempfile.gettempdir()) / f"bigmodel-{os.getpid()}").with_suffix(".quarantine.jsonl")
+    refuse_input_as_output(files, output, bad_path)
     predictor = load(model, device, precision)
     data = reading(predictor, changes)
     wanted = predictor.task.columns(data)
     from bigmodel.evaluation.evaluate import evaluate as score
     from bigmodel.evaluation.report import show
 
-    bad_path = (output or Path(tempfile.gettempdir()) / f"bigmodel-{os.getpid()}").with_suffix(".quarantine.jsonl")
     with tempfile.TemporaryDirectory(prefix="bigmodel-") as folder:
         with Quarantine(bad_path) as quarantine:
             rows = keep(quarantine.good(found(files, predictor, data, wanted)), Path(folder))
@@ -175,8 +176,12 @@ def predict(
     of the endpoint's request, `temperature=0.8`, for each of them."""
     if bool(files) == bool(texts):
         raise ConfigError("predict wants either files or --text 'a text to answer' (which may be given again)")
+    if not explain:  # of images it draws into a folder
+        refuse_folder(output)
     refuse_input_as_output(files, output)
     predictor = load(model, device, "fp32" if explain else precision)
+    if "image" not in predictor.task.request(predictor.processor).model_fields:
+        refuse_folder(output)
     options = wished(asks, predictor)
     if explain and options:
         raise ConfigError("--ask says how to answer, and --explain what decided: leave one of them out")
@@ -331,6 +336,7 @@ def load(model: Path, device: str, precision: str) -> Predictor:
         raise ConfigError(f"--device is '{device}'. Known: auto, cpu, cuda")
     if precision not in ("auto", "fp32", "bf16"):
         raise ConfigError(f"--precision is '{precision}'. Known: auto, fp32, bf16")
+    check_directory(model)  # before torch is imported
     import torch
 
     quiet()
@@ -363,9 +369,20 @@ def found(
         yield from clean(source, predictor.task, wanted, read_options(data))
 
 
-def refuse_input_as_output(files: Sequence[str], output: Path | None) -> None:
-    if output and output.resolve() in {Path(file).resolve() for file in files}:
-        raise ConfigError(f"--output {output} is one of the files that are read. Name another")
+def refuse_input_as_output(files: Sequence[str], output: Path | None, *more: Path) -> None:
+    """ConfigError where the output, or what is written beside it, is one of the files that folders, globs and braces
+    stand for."""
+    if output is None or not files:
+        return
+    read = [file for source in resolve(files) for file in stored(source) if not is_remote(file)]
+    inputs = {Path(local(file)).resolve() for file in read}
+    if taken := [path for path in (output, *more) if path.resolve() in inputs]:
+        raise ConfigError(f"--output {output}: {taken[0]} is one of the files that are read. Name another")
+
+
+def refuse_folder(output: Path | None) -> None:
+    if output and output.is_dir():
+        raise ConfigError(f"--output {output} is a folder. Name a file in it, such as {output / 'answers.jsonl'}")
 
 
 def rows_of(texts: Sequence[str], predictor: Predictor) -> list[dict[str, Any]]:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bigmodel import pipeline
+from bigmodel.errors import ConfigError
+
 VERBS = ["train", "evaluate", "predict", "serve", "demo", "runs", "show", "diff", "reproduce"]
 HEAVY = ["torch", "ray", "transformers", "numpy", "pyarrow", "sklearn", "captum"]
 PROBE = f"""
@@ -70,10 +73,45 @@ def test_the_version_is_that_of_the_package():
         (["train", "missing.yaml"], "missing.yaml: no such file"),
         (["serve", "nowhere"], "nowhere: not a model directory"),
         (["predict", "nowhere"], "files or --text"),
+        (["serve", "nowhere", "--port", "99999"], "'--port': Input should be less than or equal to 65535"),
+        (["serve", "nowhere", "--port", "0"], "'--port': Input should be greater than or equal to 1"),
+        (["demo", "--port", "-1"], "'--port': Input should be greater than or equal to 0"),
+        (["evaluate", "nowhere", "a.csv", "--output", "."], "--output . is a folder. Name a file in it"),
+        (["predict", "nowhere", "--text", "a", "--output", "."], "--output . is a folder. Name a file in it"),
+        (["serve", "run"], "run/model?"),
+        (
+            ["predict", "run", "--text", "a"],
+            "run: not a model directory, but the folder of a run. Did you mean run/model?",
+        ),
+        (["serve", "run/model", "--host", "no.such.host.invalid"], "--host no.such.host.invalid: "),
+        (["serve", "run/model", "--host", "192.0.2.1"], "--host 192.0.2.1 is no address of this machine"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_message(arguments, expected, tmp_path):
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "config.json").write_text("{}")
     assert expected in message(bigmodel(*arguments, folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "output"),
+    [
+        (["a.csv"], "./a.csv"),
+        (["folder"], "folder/b.csv"),
+        (["*.csv"], "a.csv"),
+        (["t.{de,en}"], "t.en"),
+        (["a.quarantine.jsonl"], "a.json"),  # where evaluate writes the refused rows
+    ],
+)
+def test_no_output_replaces_what_is_read(files, output, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name in ("a.csv", "folder/b.csv", "t.de", "t.en", "a.quarantine.jsonl"):
+        (tmp_path / name).write_text("text,label\na film,good\n")
+    verbs = [pipeline.evaluate] if output == "a.json" else [pipeline.evaluate, pipeline.predict]
+    for verb in verbs:
+        with pytest.raises(ConfigError, match=rf"--output {output.removeprefix('./')}: .* is one of the files that"):
+            verb(Path("model"), files, Path(output))
 
 
 def test_all_mistakes_of_an_experiment_file_are_said_at_once_with_their_lines(tmp_path):
