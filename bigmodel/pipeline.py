@@ -67,7 +67,7 @@ def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 def check(tree: dict[str, Any]) -> list[Problem]:
     """What the sections cannot know by themselves: the model's fields, and the columns that the task reads."""
     name = tree.get("task")
-    if name not in tasks.TASKS:
+    if not isinstance(name, str) or name not in tasks.TASKS:
         return []
     from bigmodel import models, mup
 

@@ -63,6 +63,7 @@ def read(path: Path, overrides: Sequence[str]) -> Experiment:
     from bigmodel import pipeline
     from tune_jobs.space import is_range
 
+    overrides = [change.removeprefix("tune.space.") for change in overrides]
     experiment = pipeline.read_experiment(path, [change for change in overrides if not is_range(change)])
     ranges = dict(change.split("=", 1) for change in overrides if is_range(change))
     if not ranges:
