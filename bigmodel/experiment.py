@@ -513,7 +513,8 @@ def validate(
     except ValidationError as e:
         problems = _explain(e, tree)
     if check is not None:
-        problems += check(tree)
+        known = {at for at, _ in problems}
+        problems += [problem for problem in check(tree) if problem[0] not in known]
     if problems:
         located = sorted(((_line(at, lines), message) for at, message in problems), key=lambda found: _rank(found[0]))
         raise ConfigError("\n".join(f"{_where(line, path)}: {message}" for line, message in located))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,7 +33,8 @@ from bigmodel.data.record import Bad
 from bigmodel.errors import CheckpointError, ConfigError, DataError, ResourceError, did_you_mean
 from bigmodel.experiment import DataConfig, Experiment, Problem
 from bigmodel.predictor import Predictor, check_directory
-from bigmodel.tasks.base import BLOCK, Answer, Refused
+from bigmodel.tasks import readers
+from bigmodel.tasks.base import BLOCK, Answer, Refused, Task
 from bigmodel.training.run import Run
 
 CHUNK = 4096  # rows read, answered and written together, fewer of files
@@ -82,13 +84,23 @@ def check(tree: dict[str, Any]) -> list[Problem]:
             problems += [(("mup",), refused)] if refused else []
         except ValidationError:
             pass  # the sections say so themselves
+    problems += readers.problems(tree, name)
     try:
-        tasks.get(name).columns(DataConfig.model_validate(tree.get("data")))
+        roles(tasks.get(name), DataConfig.model_validate(tree.get("data")))
     except ValidationError:
         pass  # the section says so itself
     except ConfigError as e:
         problems.append((("data",), str(e)))
     return problems
+
+
+def roles(task: Task, data: DataConfig) -> dict[str, str]:
+    """Role -> column. ConfigError where one is missing, or two are the same."""
+    columns = task.columns(data)
+    for (role, column), (other, same) in combinations(columns.items(), 2):
+        if column == same:
+            raise ConfigError(f"data.{role} and data.{other} are the same column, '{column}'. Name one for each")
+    return columns
 
 
 def test(experiment: Experiment, run: Run) -> dict[str, Any]:
@@ -137,7 +149,7 @@ def evaluate(
     refuse_input_as_output(files, output, bad_path)
     predictor = load(model, device, precision)
     data = reading(predictor, changes)
-    wanted = predictor.task.columns(data)
+    wanted = roles(predictor.task, data)
     from bigmodel.evaluation.evaluate import evaluate as score
     from bigmodel.evaluation.report import show
 

@@ -46,6 +46,10 @@ def clean(
     """Every record of a file (or of some row groups), cleaned or refused, in order. `wanted` is role -> column."""
     whole, of_images = WHOLE in wanted.values(), is_of_images(source, options)
     if of_images:  # has no columns to be named
+        if "image" not in wanted:
+            raise DataError(
+                f"{source}: holds images, which are read with task: image-classification. Name files of rows"
+            )
         wanted = {role: role for role in wanted}
     names, rows = open_rows(source, options, None if whole else wanted.values(), groups)
     _check_columns(source, {role: column for role, column in wanted.items() if column not in (WHOLE, BLOCK)}, names)

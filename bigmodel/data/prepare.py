@@ -37,7 +37,7 @@ from bigmodel.data.sources import holds_bytes, is_of_images, open_rows, pieces
 from bigmodel.data.split import Parts, distribute
 from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
-from bigmodel.tasks.base import Refused, Row, Sample, Task
+from bigmodel.tasks.base import Alike, Refused, Row, Sample, Task
 
 VERSION = 10  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
@@ -220,7 +220,8 @@ def _fit(
     try:
         processor, learnt = task.fit(partial(iter, rows), experiment)
     except DataError as error:
-        raise DataError(f"{_named(sources)}: {error}{_held_out(experiment, counts)}") from None
+        others = _held_out(experiment, counts) if isinstance(error, Alike) else ""
+        raise DataError(f"{_named(sources)}: {error}{others}") from None
     try:
         processor.save_pretrained(path / "processor")
     except OSError:

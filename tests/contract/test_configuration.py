@@ -62,6 +62,8 @@ FILES = {
     "optim:\n  lr: 1\n  lr: 2": ["8: 'optim.lr' stands here again (first on line 7)"],
     "optim:\n\tlr: 1": ["7:1: this is not YAML: found character '\\t' that cannot start any token. Indent with spaces"],
     "optim: [1, 2": ["6:13: this is not YAML: expected ',' or ']', but got '<stream end>'"],
+    "decode: {beams: 2}": ["6: decode.beams has no effect: text-classification does not read it, but translation"],
+    "train: {label_smoothing: 0.1}\ndecode: {beams: 1}\noptim: {x: 1}": ["8: optim has no field 'x'. Fields: ..."],
     "optim: lr: 1": ["6:10: this is not YAML: mapping values are not allowed here. Keys of a section stand on ..."],
     "output: *.csv": ["6:10: this is not YAML: ... wants quotation marks: '*.csv'"],
     "output: *csv": ["6:9: this is not YAML: ... wants quotation marks: '*.csv'"],
@@ -101,6 +103,16 @@ WHOLE = {  # the file as a whole -> the lines of the message, without a line num
     ],
     "task:\ndata: {train: a.csv, text: t, label: l}": ["1: task is empty. Known: ..."],
     "task: text-classification\ndata: [1]": ["2: data is [1], but must be a section, with keys and values under it"],
+    "task: text-classification\ndata: {train: a.csv, text: t, label: t}": [
+        "2: data.text and data.label are the same column, 't'. Name one for each"
+    ],
+    "task: text-classification\ndata:\n  train: a.csv\n  text: t\n  label: l\n  image: i\n  augment: {crop: 0.1}": [
+        "6: data.image has no effect: text-classification does not read it, but image-classification",
+        "7: data.augment.crop has no effect: text-classification does not read it, but image-classification",
+    ],
+    "task: tabular-regression\ndata: {train: a.csv, label: l, table: {bins: 3}, text: t}": [
+        "2: data.text has no effect: tabular-regression does not read it, but text-classification and text-generation"
+    ],
     "task: text-classification\ndata: {text: t, label: l}": ["2: data.train is missing: Training rows: ..."],
     "task: text-classification\ndata: {train: 3, text: t, label: l}": [
         "2: data.train is 3, but must be a word or a list of words"
@@ -165,7 +177,7 @@ GOOD = {
         e.data.relabel == {"0": "neg", "true": "pos", "no": "none"}  # a key is a word
     ),
     "tune.space.optim.lr=log:1e-4..1e-1": lambda e: e.tune.space == {"optim.lr": "log:1e-4..1e-1"},
-    "data.table.types.a.b=number": lambda e: e.data.table.types == {"a.b": "number"},
+    "data.relabel.a.b=c": lambda e: e.data.relabel == {"a.b": "c"},
     "output=runs/a=b": lambda e: e.output == "runs/a=b",
 }
 
