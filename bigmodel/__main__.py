@@ -173,15 +173,19 @@ def serve(
 
 @app.command()
 def demo(
-    task: Annotated[str, typer.Argument(help="What is shown; a review and its label if not named.")] = (
-        "text-classification"
-    ),
-    output: Annotated[str, typer.Option(help="Folder of the demonstration's run.")] = "runs/demo",
+    task: Annotated[str | None, typer.Argument(metavar="TASK", help="What is shown.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder of the demonstration's run; else runs/demo, or runs/demo-TASK.")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 0,
 ) -> None:
     """Walk the whole path once: train, test, serve, ask.
 
     The data comes with bigmodel, such as 5,000 reviews that a small grammar writes. It takes less than a minute.
+
+    \b
+    TASK is text-classification (if none is named), image-classification,
+    translation, text-generation, tabular-classification or tabular-regression.
     """
     from bigmodel import demonstration
 

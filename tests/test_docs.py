@@ -157,7 +157,7 @@ from bigmodel import demonstration
 from bigmodel.demos import text_classification as demo
 demo.ROWS, demo.NEW_ROWS = 400, 20
 demo.EXPERIMENT = demo.EXPERIMENT.replace("epochs: 5", "epochs: 1")
-demonstration.walk("text-classification", "runs/demo", {free_port()})
+demonstration.walk(None, None, {free_port()})
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
@@ -189,6 +189,14 @@ def test_every_demonstration_trains_on_the_data_it_writes_and_answers_its_questi
     trained = pipeline.train(file, ["train.epochs=1"], fresh=True)
     answers = demonstration.predicted(demo, trained.model)
     assert all(demo.shown(question, answer) for question, answer in zip(demo.QUESTIONS, answers, strict=True))
+
+
+def test_every_demonstration_has_a_folder_of_its_own_and_is_named_by_the_help():
+    folders = [demonstration.place(task, None) for task in (None, *DEMOS)]
+    assert folders[0] == Path("runs/demo") and len(set(folders)) == 1 + len(DEMOS)
+    assert demonstration.place("translation", "here") == Path("here")
+    said = " ".join(run(f"{sys.executable} -m bigmodel demo --help", ROOT).split())
+    assert all(task in said for task in DEMOS)
 
 
 def test_the_demonstration_does_not_delete_another_run(tmp_path):
