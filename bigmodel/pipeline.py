@@ -34,7 +34,7 @@ from bigmodel.errors import CheckpointError, ConfigError, DataError, ResourceErr
 from bigmodel.experiment import DataConfig, Experiment, Problem
 from bigmodel.predictor import Predictor, check_directory
 from bigmodel.tasks import readers
-from bigmodel.tasks.base import BLOCK, Answer, Refused, Task
+from bigmodel.tasks.base import BLOCK, WHOLE, Answer, Refused, Task
 from bigmodel.training.run import Run
 
 CHUNK = 4096  # rows read, answered and written together, fewer of files
@@ -375,10 +375,18 @@ def reading(predictor: Predictor, changes: Sequence[str] = ()) -> DataConfig:
 def found(
     files: Sequence[str], predictor: Predictor, data: DataConfig, wanted: dict[str, str]
 ) -> Iterator[Placed | Bad]:
+    """The rows of files, in order. DataError where none has any, or a file lacks what the model reads."""
+    columns = predictor.processor.columns if WHOLE in wanted.values() else []
+    needed = [column["name"] for column in columns if not column["missing"]]
+    empty = True
     for source in resolve(files):
         if note := images.passed_over(source):
             say(note, sys.stderr)
-        yield from clean(source, predictor.task, wanted, read_options(data))
+        for item in clean(source, predictor.task, wanted, read_options(data), needed=needed):
+            empty = False
+            yield item
+    if empty:
+        raise DataError(f"{', '.join(files)}: holds no row")
 
 
 def refuse_input_as_output(files: Sequence[str], output: Path | None, *more: Path) -> None:

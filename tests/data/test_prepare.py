@@ -21,6 +21,7 @@ from bigmodel.data import arrow
 from bigmodel.data.prepare import Piece, _attempt, _clean_piece, prepare
 from bigmodel.errors import ConfigError, DataError, ResourceError
 from bigmodel.experiment import Experiment
+from bigmodel.training.display import Display
 
 ROWS = "".join(f"{'good' if i % 3 else 'bad'} film number {i} of many,{i % 3 and 1}\n" for i in range(200))
 
@@ -640,3 +641,18 @@ def test_images_under_another_task_are_named(folder: Path) -> None:
     (folder / "pets/cats/1.png").write_bytes(b"")
     with pytest.raises(DataError, match="pets: holds images, which are read with task: image-classification"):
         prepare(experiment(folder, train="pets"))
+
+
+def test_a_label_to_be_renamed_that_no_row_has_is_said(folder: Path) -> None:
+    lines: list[str] = []
+    prepare(experiment(folder, relabel={"0": "neg", "2": "none", " 1": "pos"}), lines.append)
+    assert "data.relabel names ' 1', '2', which no row has as its label" in lines
+
+
+def test_refused_rows_are_told_with_a_reason(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "train.csv").write_text(SOME_BAD)
+    prepared = prepare(experiment(folder, max_bad=0.1))
+    Display()({"kind": "prepared", "fresh": True, "path": str(prepared.path), **prepared.counts})
+    first, second = capsys.readouterr().out.splitlines()
+    assert "(3 refused" in first
+    assert f"refused, such as {folder / 'train.csv'}:202: row has 1 field, header has 2. quarantine.jsonl" in second
