@@ -59,7 +59,7 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes for this run, such as optim.lr=2e-3")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete what the output folder holds.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete the run in the output folder.")] = False,
 ) -> None:
     """Train the model of an experiment file, and test it.
 
@@ -79,7 +79,7 @@ def tune(
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Trials; the experiment as it is comes first.")] = None,
     max_concurrent: Annotated[int | None, typer.Option(help="Trials at a time; else as many as fit.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete what the search's folder holds.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete the search in its folder.")] = False,
 ) -> None:
     """Search the best learning rate and betas, and whatever else is given a range.
 
@@ -150,6 +150,7 @@ def serve(
         float | None, typer.Option(help="CPUs of each replica; else the machine's, shared among the replicas.")
     ] = None,
     num_gpus: Annotated[float, typer.Option(help="GPUs of each replica.")] = 0,
+    max_body_bytes: Annotated[int | None, typer.Option(help="Bytes of one request's body; 1 MiB if not given.")] = None,
     precision: Precision = "auto",
 ) -> None:
     """Serve a model over HTTP until Ctrl-C.
@@ -167,6 +168,7 @@ def serve(
         max_replicas=max_replicas,
         num_cpus=num_cpus,
         num_gpus=num_gpus,
+        max_body_bytes=max_body_bytes,
         precision=precision,
     )
 
@@ -237,7 +239,7 @@ def diff(
 def reproduce(
     run: RunDir,
     output: Annotated[Path | None, typer.Option(help="Folder of the second run; else RUN-again.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete what that folder holds.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete the run in that folder.")] = False,
 ) -> None:
     """Train a finished run again, and compare every bit.
 

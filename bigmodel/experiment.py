@@ -426,8 +426,8 @@ class Experiment(Section):
     """Where the rows are, which columns are read, and how."""
     model: dict[str, Any] = Field({}, validate_default=True)
     """`type` (lstm, gru, textcnn, transformer, or a model type of transformers) or `pretrained` (directory or hub
-    name), and the fields of its config. If it names neither, a textcnn for texts, a transformer for translation, a
-    tabular_mlp for tables."""
+    name), and the fields of its config. If it names neither, a textcnn for the classification of texts, a cnn for that
+    of images, a tabular_mlp for tables, a transformer for translation and text-generation."""
     init: Literal["xavier", "kaiming", "orthogonal", "normal"] = "xavier"
     """Scheme of the weights that do not come from a checkpoint."""
     mup: MupConfig = MupConfig()

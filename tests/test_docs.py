@@ -217,6 +217,23 @@ def test_the_tables_are_those_of_the_code():
     assert not re.findall(r"^\| .*\|  \|$", README, re.MULTILINE), "a field without a meaning: give it a docstring"
 
 
+def test_the_tables_show_code_as_it_is_and_meanings_to_their_end():
+    assert not re.findall(r"`[^`\n]*&lt;[^`\n]*`", README)
+    assert "so that about 14 stand along the shorter side" in README, "the second line of a field's meaning"
+
+
+def test_the_model_of_each_task_is_in_the_readme():
+    from bigmodel.experiment import DEFAULT_TYPES
+
+    [line] = [line for line in README.splitlines() if line.startswith("| `model` | `{}`")]
+    assert all(f"a {name} for" in line for name in DEFAULT_TYPES.values())
+
+
+def test_the_options_that_the_readme_gives_serve_are_options():
+    said = run(f"{sys.executable} -m bigmodel serve --help", ROOT)
+    assert "`--max-body-bytes`" in README and "--max-body-bytes" in said
+
+
 def test_every_architecture_is_in_the_readme():
     from bigmodel import models
 

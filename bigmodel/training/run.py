@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +30,7 @@ STOP = "stop"
 
 FOLDERS = ("model", "checkpoints")
 FILES = ("run.json", "experiment.yaml", "events.jsonl", "report.json", SETBACK)
+QUARANTINE = "quarantine.jsonl"
 
 # What may change between a run and its continuation: who does the work, not what the work is.
 EXECUTION: Any = {
@@ -90,7 +92,8 @@ class Run:
     def refuse_strangers(self) -> None:
         """ResourceError if the folder holds what a run would replace, and no run made it."""
         if self.info.get("state") != "damaged" and "fingerprint" not in self.info:
-            refuse_strangers(self.path, (*FOLDERS, *FILES), "no run")
+            own = [QUARANTINE] if _is_foreign(self.path / QUARANTINE) else []
+            refuse_strangers(self.path, (*FOLDERS, *FILES, *own), "no run")
 
     def refuse_another(self, experiment: Experiment) -> None:
         """ConfigError if the folder holds a run of another experiment that has trained; CheckpointError if it cannot
@@ -166,6 +169,13 @@ def refuse_strangers(folder: Path, names: Iterable[str], nobody: str) -> None:
     """ResourceError if a folder that is not ours holds any of the names that we would replace."""
     if there := [name for name in names if (folder / name).exists()]:
         raise ResourceError(f"{folder} holds {' and '.join(there)} that {nobody} made. Name another output")
+
+
+def _is_foreign(quarantine: Path) -> bool:
+    """Whether it holds other lines than those of refused rows, which are written before a folder is a run's."""
+    with suppress(FileNotFoundError), open(quarantine, "rb") as file:
+        return file.read(9) not in (b"", b'{"file": ')
+    return False
 
 
 def put_whole(file: Path, text: str) -> None:

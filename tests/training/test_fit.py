@@ -289,7 +289,7 @@ def test_a_folder_that_no_run_made_is_left_alone(experiment, tmp_path):
     assert thesis.read_text() == "years of work"
 
 
-@pytest.mark.parametrize("name", ["experiment.yaml", "events.jsonl", "report.json", "run.json"])
+@pytest.mark.parametrize("name", ["experiment.yaml", "events.jsonl", "report.json", "run.json", "quarantine.jsonl"])
 def test_a_file_that_no_run_made_is_left_alone(experiment, tmp_path, name):
     own = tmp_path / "run" / name
     own.parent.mkdir()
