@@ -62,12 +62,13 @@ def train(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> Run
 
 def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment of a file, checked as far as can be without reading the data."""
+    experiment = experiments.load(path, overrides, check)
     quiet()
-    return experiments.load(path, overrides, check)
+    return experiment
 
 
 def check(tree: dict[str, Any]) -> list[Problem]:
-    """What the sections cannot know by themselves: the model's fields, and the columns that the task reads."""
+    """What the sections cannot know by themselves: the model's fields, and what the task reads."""
     name = tree.get("task")
     if not isinstance(name, str) or name not in tasks.TASKS:
         return []
@@ -84,7 +85,15 @@ def check(tree: dict[str, Any]) -> list[Problem]:
             problems += [(("mup",), refused)] if refused else []
         except ValidationError:
             pass  # the sections say so themselves
-    problems += readers.problems(tree, name)
+    return problems + check_data(tree)
+
+
+def check_data(tree: dict[str, Any]) -> list[Problem]:
+    """The fields and columns that the task reads: known in an instant, as nothing of torch is imported."""
+    name = tree.get("task")
+    if not isinstance(name, str) or name not in tasks.TASKS:
+        return []
+    problems = readers.problems(tree, name)
     try:
         roles(tasks.get(name), DataConfig.model_validate(tree.get("data")))
     except ValidationError:

@@ -45,6 +45,28 @@ def test_help_answers_without_importing_anything_heavy(arguments):
     assert done.returncode == (0 if arguments else 2)
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("data.train=nowhere.csv", "nowhere.csv: no such file"),
+        ("train.workers=1..2", "train.workers is 1..2: trials share the cluster"),
+        ("optim.lr=log:2..1", "optim.lr: 'log:2..1' is no range"),
+        ("optim.lrr=log:1..2", "optim has no field 'lrr'. Did you mean 'lr'?"),
+        ("tune.space.optim.lrr=log:1..2", "optim has no field 'lrr'. Did you mean 'lr'?"),
+        ("data.label=text", "data.text and data.label are the same column"),
+    ],
+)
+def test_what_is_wrong_of_a_search_is_told_before_ray_starts(change, expected, tmp_path, reviews):
+    reviews(tmp_path / "reviews.csv", 20)
+    (tmp_path / "reviews.yaml").write_text(
+        "task: text-classification\ndata: {train: reviews.csv, text: text, label: label}\n"
+    )
+    command = [sys.executable, "-c", PROBE, "tune", "reviews.yaml", change]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert expected in message(done)
+    assert "'ray'" not in done.stdout, "the process has not even imported it"
+
+
 def test_help_names_every_verb_in_a_whole_phrase():
     help_text = bigmodel("--help").stdout
     for verb in VERBS:
