@@ -59,7 +59,7 @@ def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes for this run, such as optim.lr=2e-3")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete what the output folder holds.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete the run in the output folder.")] = False,
 ) -> None:
     """Train the model of an experiment file, and test it.
 
@@ -79,7 +79,7 @@ def tune(
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Trials; the experiment as it is comes first.")] = None,
     max_concurrent: Annotated[int | None, typer.Option(help="Trials at a time; else as many as fit.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete what the search's folder holds.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete the search in its folder.")] = False,
 ) -> None:
     """Search the best learning rate and betas, and whatever else is given a range.
 
@@ -141,7 +141,7 @@ def predict(
 @app.command()
 def serve(
     model: ModelDir,
-    port: Annotated[int, typer.Option(help="The one entry port.")] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The one entry port.")] = 8000,
     host: Annotated[str, typer.Option(help="Where to listen; this machine alone by default.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="The word in /models/NAME/predict; else the run's folder.")] = None,
     min_replicas: Annotated[int, typer.Option(help="Replicas that always run.")] = 1,
@@ -150,6 +150,7 @@ def serve(
         float | None, typer.Option(help="CPUs of each replica; else the machine's, shared among the replicas.")
     ] = None,
     num_gpus: Annotated[float, typer.Option(help="GPUs of each replica.")] = 0,
+    max_body_bytes: Annotated[int | None, typer.Option(help="Bytes of one request's body; 1 MiB if not given.")] = None,
     precision: Precision = "auto",
 ) -> None:
     """Serve a model over HTTP until Ctrl-C.
@@ -167,21 +168,26 @@ def serve(
         max_replicas=max_replicas,
         num_cpus=num_cpus,
         num_gpus=num_gpus,
+        max_body_bytes=max_body_bytes,
         precision=precision,
     )
 
 
 @app.command()
 def demo(
-    task: Annotated[str, typer.Argument(help="What is shown; a review and its label if not named.")] = (
-        "text-classification"
-    ),
-    output: Annotated[str, typer.Option(help="Folder of the demonstration's run.")] = "runs/demo",
-    port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 0,
+    task: Annotated[str | None, typer.Argument(metavar="TASK", help="What is shown.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="Folder of the demonstration's run; else runs/demo, or runs/demo-TASK.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 0,
 ) -> None:
     """Walk the whole path once: train, test, serve, ask.
 
     The data comes with bigmodel, such as 5,000 reviews that a small grammar writes. It takes less than a minute.
+
+    \b
+    TASK is text-classification (if none is named), image-classification,
+    translation, text-generation, tabular-classification or tabular-regression.
     """
     from bigmodel import demonstration
 
@@ -233,7 +239,7 @@ def diff(
 def reproduce(
     run: RunDir,
     output: Annotated[Path | None, typer.Option(help="Folder of the second run; else RUN-again.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete what that folder holds.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over: delete the run in that folder.")] = False,
 ) -> None:
     """Train a finished run again, and compare every bit.
 

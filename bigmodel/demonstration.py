@@ -42,11 +42,11 @@ DEMOS = {
 TOLERANCE = 1e-5  # between the endpoint's numbers and the command's
 
 
-def walk(task: str, output: str, port: int) -> None:
+def walk(task: str | None, output: str | None, port: int) -> None:
     """Write data, train, test, serve, ask, compare with what the model says here. BigmodelError where a step fails."""
     began = time.monotonic()
-    demo = demo_of(task)
-    folder = Path(output)
+    demo = demo_of(task or "text-classification")
+    folder = place(task, output)
     yaml, what = write_experiment(demo, folder)
     step(1, what)
     say(indented(demo.HONESTLY))
@@ -60,6 +60,11 @@ def walk(task: str, output: str, port: int) -> None:
     say(indented(demo.NEXT.format(model=relative(run.model), yaml=yaml, folder=folder), "  "))
     say(f"\nYour own data: copy {yaml}, name your file and its columns.")
     say("(The command is .venv/bin/bigmodel, or `source .venv/bin/activate` once.)")
+
+
+def place(task: str | None, output: str | None) -> Path:
+    """Each task that is named has a folder of its own."""
+    return Path(output or (f"runs/demo-{task}" if task else "runs/demo"))
 
 
 def demo_of(task: str) -> Any:

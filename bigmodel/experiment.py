@@ -11,6 +11,7 @@ import datetime
 import math
 import os
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -46,7 +48,16 @@ def _is_local(path: str) -> str:
     return path
 
 
+def _are_values(given: Any) -> Any:
+    if isinstance(given, dict):
+        raise ValueError("fields are named with their sections, such as optim.lr: log:1e-4..1e-1")
+    if not isinstance(given, (str, list)):
+        raise PydanticCustomError("values", "a range such as log:1e-4..1e-1, or a list of values")
+    return given
+
+
 Folder = Annotated[str, AfterValidator(_is_local)]
+Values = Annotated[str | list[Any], PlainValidator(_are_values)]
 Problem = tuple[tuple[str, ...], str]  # (path of the key, what is wrong)
 
 
@@ -334,7 +345,7 @@ def _in_order(workers: str) -> bool:
 
 
 class TuneConfig(Section):
-    space: dict[str, str | list[Any]] = {}
+    space: dict[str, Values] = {}
     """Field -> values to try: `log:1e-4..1e-1`, `uniform:0..0.5`, `int:1..4`, `choice:64,128` or a list. `optim.beta1`
     and `optim.beta2` are the parts of `optim.betas`. Added to learning rate and betas; `none` takes one of them out."""
     trials: PositiveInt = 16
@@ -415,8 +426,8 @@ class Experiment(Section):
     """Where the rows are, which columns are read, and how."""
     model: dict[str, Any] = Field({}, validate_default=True)
     """`type` (lstm, gru, textcnn, transformer, or a model type of transformers) or `pretrained` (directory or hub
-    name), and the fields of its config. If it names neither, a textcnn for texts, a transformer for translation, a
-    tabular_mlp for tables."""
+    name), and the fields of its config. If it names neither, a textcnn for the classification of texts, a cnn for that
+    of images, a tabular_mlp for tables, a transformer for translation and text-generation."""
     init: Literal["xavier", "kaiming", "orthogonal", "normal"] = "xavier"
     """Scheme of the weights that do not come from a checkpoint."""
     mup: MupConfig = MupConfig()
@@ -473,7 +484,10 @@ def load(path: str | Path, overrides: Sequence[str] = (), check: Check | None = 
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file.{_neighbours(Path(path))}") from None
-    except (OSError, UnicodeDecodeError) as e:
+    except UnicodeDecodeError as e:
+        found = "UTF-16" if e.object.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "another encoding"
+        raise ConfigError(f"{path}: cannot be read: it is {found}. Save it as UTF-8") from None
+    except OSError as e:
         raise ConfigError(f"{path}: cannot be read: {e}") from None
     tree, lines = parse(text, str(path))
     for override in overrides:
@@ -499,7 +513,8 @@ def validate(
     except ValidationError as e:
         problems = _explain(e, tree)
     if check is not None:
-        problems += check(tree)
+        known = {at for at, _ in problems}
+        problems += [problem for problem in check(tree) if problem[0] not in known]
     if problems:
         located = sorted(((_line(at, lines), message) for at, message in problems), key=lambda found: _rank(found[0]))
         raise ConfigError("\n".join(f"{_where(line, path)}: {message}" for line, message in located))
@@ -558,8 +573,30 @@ def _syntax_error(error: yaml.YAMLError, text: str) -> str:
         line = text.count("\n", 0, error.position) + 1
         return f"{line}: this is not YAML: {error.reason} (U+{ord(text[error.position]):04X})"
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or first_line(error)
-    hint = ". Indent with spaces" if "'\\t'" in problem else ""
-    return f"{mark.line + 1}:{mark.column + 1}: this is not YAML: {problem}{hint}" if mark else f" {problem}"
+    if not mark:
+        return f" {problem}"
+    if problem in ("could not find expected ':'", "found unexpected end of stream"):  # and is noticed lines later
+        mark = getattr(error, "context_mark", None) or mark
+    above, here = ["", *text.splitlines(), ""][mark.line : mark.line + 2]
+    hint = _hint(problem, here[: mark.column], above)
+    return f"{mark.line + 1}:{mark.column + 1}: this is not YAML: {problem}{hint}"
+
+
+def _hint(problem: str, before: str, above: str) -> str:
+    """What is mostly meant where such a problem is found behind this part of a line, below that one."""
+    if "'\\t'" in problem:
+        return ". Indent with spaces"
+    if "alphabetic or numeric" in problem or "alias" in problem:
+        return ". What begins with * or & wants quotation marks: '*.csv'"
+    if any(words in problem for words in ("cannot start any token", "constructor for the tag", "the node content")):
+        return ". What begins so wants quotation marks"
+    if "expected ':'" in problem or (problem.startswith("mapping values") and re.match(r"\s*\w+:\S", above)):
+        return ". A key ends with a colon and a blank"
+    if "block end" in problem or (problem.startswith("mapping values") and ": " not in before):
+        return ". Indent the keys of a section alike"
+    if problem.startswith("mapping values"):
+        return ". Keys of a section stand on lines of their own, and a value with ': ' in it wants quotation marks"
+    return ". The quotation mark here has no end" if "end of stream" in problem else ""
 
 
 def _note_lines(node: Any, at: tuple[str, ...], lines: dict[tuple[str, ...], int | str], path: str) -> None:
@@ -579,7 +616,8 @@ def _override(tree: dict[str, Any], lines: dict[tuple[str, ...], int | str], ove
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"command line: '{override}' is not of the form section.key=value, such as optim.lr=2e-3")
-    parts = tuple(key.split("."))
+    free = next((name for name in FREE if key.startswith(f"{name}.")), "")
+    parts = (*free.split("."), key[len(free) + 1 :]) if free else tuple(key.split("."))
     try:
         parsed = yaml.load(value, _Loader)
     except yaml.YAMLError:
@@ -597,6 +635,8 @@ def _override(tree: dict[str, Any], lines: dict[tuple[str, ...], int | str], ove
         lines.setdefault(parts[:depth], "command line")
 
 
+FREE = ("tune.space", "data.relabel", "data.table.types", "data.table.dates")
+"""Sections whose keys are any words, with dots or without."""
 RANGES = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
 WORDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 KINDS = {
@@ -612,33 +652,43 @@ def _explain(error: ValidationError, tree: dict[str, Any]) -> list[Problem]:
     problems: list[Problem] = []
     wanted: dict[tuple[str, ...], list[str]] = {}
     for found in error.errors(include_url=False):
-        at = _key(found["loc"])
+        at = _key(found, tree)
         if found["type"] in ("extra_forbidden", "invalid_key"):
             problems.append((at, _unknown(at)))
-        elif found["type"] == "missing" and len(at) == len(found["loc"]):
+        elif found["type"] == "missing" and at == found["loc"]:
             problems.append((at, _missing(at)))
         elif found["type"] == "literal_error":
-            problems.append((at, _no_choice(at, found)))
+            problems.append((at, _no_choice(at, found, _shown(tree, at))))
         elif found["type"] == "value_error":
             problems.append((at, f"{'.'.join(at)}: {found['msg'].removeprefix('Value error, ')}"))
         else:
             wanted.setdefault(at, []).append(_wanted(found))
     for at, words in wanted.items():
         alternatives = " or ".join(dict.fromkeys(words))
-        problems.append((at, f"{'.'.join(at)} is {_shown(tree, at)}, but must be {alternatives}"))
+        shown = _shown(tree, at)
+        blank = ". Put a blank after the colon" if KINDS["dict"] in words and re.match(r"'\w+:\S", shown) else ""
+        problems.append((at, f"{'.'.join(at)} is {shown}, but must be {alternatives}{blank}"))
     return problems
 
 
-def _key(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+def _key(found: Any, tree: Any) -> tuple[str, ...]:
     """The path of the key in the file: without pydantic's alternatives of a type, or places in a list."""
-    beyond = (i for i, part in enumerate(loc) if i and (isinstance(part, int) or part in ("str", "list[str]")))
-    return tuple(str(part) for part in loc[: next(beyond, len(loc))])
+    at: list[str] = []
+    for part in found["loc"]:
+        if not isinstance(tree, dict) or (part not in tree and found["type"] != "missing"):
+            break
+        at.append(str(part))
+        tree = tree.get(part)
+    return tuple(at)
 
 
 def _unknown(at: tuple[str, ...]) -> str:
     fields = _fields(at[:-1])
     section = ".".join(at[:-1]) or "the experiment"
-    return f"{section} has no field '{at[-1]}'.{did_you_mean(at[-1], fields)} Fields: {', '.join(sorted(fields))}"
+    hint = did_you_mean(at[-1], fields)
+    if at[-1].partition(":")[0] in fields:
+        hint = " Put a blank after the colon."
+    return f"{section} has no field '{at[-1]}'.{hint} Fields: {', '.join(sorted(fields))}"
 
 
 def _missing(at: tuple[str, ...]) -> str:
@@ -646,10 +696,10 @@ def _missing(at: tuple[str, ...]) -> str:
     return f"{'.'.join(at)} is missing" + (f": {' '.join(described.split())}" if described else "")
 
 
-def _no_choice(at: tuple[str, ...], found: Any) -> str:
+def _no_choice(at: tuple[str, ...], found: Any, shown: str) -> str:
     known = re.findall(r"'([^']*)'", found["ctx"]["expected"])
     hint = did_you_mean(str(found["input"]), known)
-    return f"{'.'.join(at)} is {found['input']!r}.{hint} Known: {', '.join(known)}"
+    return f"{'.'.join(at)} is {shown}.{hint} Known: {', '.join(known)}"
 
 
 def _wanted(found: Any) -> str:
@@ -659,6 +709,8 @@ def _wanted(found: Any) -> str:
         return f"numbers {limit}" if within else limit
     if within:
         return KINDS["list" if kind.startswith("string") else "tuple"]
+    if kind == "list_type" and "int]" in str(found["loc"][-1]):  # as pydantic names this alternative
+        return KINDS["tuple"]
     return KINDS.get(kind.partition("_")[0]) or str(found["msg"])
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,14 +26,15 @@ from bigmodel import tasks
 from bigmodel.data import images
 from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.cleaned import keep
-from bigmodel.data.files import resolve
+from bigmodel.data.files import is_remote, local, resolve, stored
 from bigmodel.data.prepare import open_prepared, prepare
 from bigmodel.data.quarantine import Quarantine
 from bigmodel.data.record import Bad
 from bigmodel.errors import CheckpointError, ConfigError, DataError, ResourceError, did_you_mean
 from bigmodel.experiment import DataConfig, Experiment, Problem
-from bigmodel.predictor import Predictor
-from bigmodel.tasks.base import BLOCK, Answer, Refused
+from bigmodel.predictor import Predictor, check_directory
+from bigmodel.tasks import readers
+from bigmodel.tasks.base import BLOCK, WHOLE, Answer, Refused, Task
 from bigmodel.training.run import Run
 
 CHUNK = 4096  # rows read, answered and written together, fewer of files
@@ -60,14 +62,15 @@ def train(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> Run
 
 def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment of a file, checked as far as can be without reading the data."""
+    experiment = experiments.load(path, overrides, check)
     quiet()
-    return experiments.load(path, overrides, check)
+    return experiment
 
 
 def check(tree: dict[str, Any]) -> list[Problem]:
-    """What the sections cannot know by themselves: the model's fields, and the columns that the task reads."""
+    """What the sections cannot know by themselves: the model's fields, and what the task reads."""
     name = tree.get("task")
-    if name not in tasks.TASKS:
+    if not isinstance(name, str) or name not in tasks.TASKS:
         return []
     from bigmodel import models, mup
 
@@ -82,13 +85,31 @@ def check(tree: dict[str, Any]) -> list[Problem]:
             problems += [(("mup",), refused)] if refused else []
         except ValidationError:
             pass  # the sections say so themselves
+    return problems + check_data(tree)
+
+
+def check_data(tree: dict[str, Any]) -> list[Problem]:
+    """The fields and columns that the task reads: known in an instant, as nothing of torch is imported."""
+    name = tree.get("task")
+    if not isinstance(name, str) or name not in tasks.TASKS:
+        return []
+    problems = readers.problems(tree, name)
     try:
-        tasks.get(name).columns(DataConfig.model_validate(tree.get("data")))
+        roles(tasks.get(name), DataConfig.model_validate(tree.get("data")))
     except ValidationError:
         pass  # the section says so itself
     except ConfigError as e:
         problems.append((("data",), str(e)))
     return problems
+
+
+def roles(task: Task, data: DataConfig) -> dict[str, str]:
+    """Role -> column. ConfigError where one is missing, or two are the same."""
+    columns = task.columns(data)
+    for (role, column), (other, same) in combinations(columns.items(), 2):
+        if column == same:
+            raise ConfigError(f"data.{role} and data.{other} are the same column, '{column}'. Name one for each")
+    return columns
 
 
 def test(experiment: Experiment, run: Run) -> dict[str, Any]:
@@ -132,14 +153,15 @@ def evaluate(
     changes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score a model directory on files of labelled rows; print the report, and write it where asked."""
-    refuse_input_as_output(files, output)
+    refuse_folder(output)
+    bad_path = (output or Path(tempfile.gettempdir()) / f"bigmodel-{os.getpid()}").with_suffix(".quarantine.jsonl")
+    refuse_input_as_output(files, output, bad_path)
     predictor = load(model, device, precision)
     data = reading(predictor, changes)
-    wanted = predictor.task.columns(data)
+    wanted = roles(predictor.task, data)
     from bigmodel.evaluation.evaluate import evaluate as score
     from bigmodel.evaluation.report import show
 
-    bad_path = (output or Path(tempfile.gettempdir()) / f"bigmodel-{os.getpid()}").with_suffix(".quarantine.jsonl")
     with tempfile.TemporaryDirectory(prefix="bigmodel-") as folder:
         with Quarantine(bad_path) as quarantine:
             rows = keep(quarantine.good(found(files, predictor, data, wanted)), Path(folder))
@@ -175,8 +197,12 @@ def predict(
     of the endpoint's request, `temperature=0.8`, for each of them."""
     if bool(files) == bool(texts):
         raise ConfigError("predict wants either files or --text 'a text to answer' (which may be given again)")
+    if not explain:  # of images it draws into a folder
+        refuse_folder(output)
     refuse_input_as_output(files, output)
     predictor = load(model, device, "fp32" if explain else precision)
+    if "image" not in predictor.task.request(predictor.processor).model_fields:
+        refuse_folder(output)
     options = wished(asks, predictor)
     if explain and options:
         raise ConfigError("--ask says how to answer, and --explain what decided: leave one of them out")
@@ -331,6 +357,7 @@ def load(model: Path, device: str, precision: str) -> Predictor:
         raise ConfigError(f"--device is '{device}'. Known: auto, cpu, cuda")
     if precision not in ("auto", "fp32", "bf16"):
         raise ConfigError(f"--precision is '{precision}'. Known: auto, fp32, bf16")
+    check_directory(model)  # before torch is imported
     import torch
 
     quiet()
@@ -357,15 +384,34 @@ def reading(predictor: Predictor, changes: Sequence[str] = ()) -> DataConfig:
 def found(
     files: Sequence[str], predictor: Predictor, data: DataConfig, wanted: dict[str, str]
 ) -> Iterator[Placed | Bad]:
+    """The rows of files, in order. DataError where none has any, or a file lacks what the model reads."""
+    columns = predictor.processor.columns if WHOLE in wanted.values() else []
+    needed = [column["name"] for column in columns if not column["missing"]]
+    empty = True
     for source in resolve(files):
         if note := images.passed_over(source):
             say(note, sys.stderr)
-        yield from clean(source, predictor.task, wanted, read_options(data))
+        for item in clean(source, predictor.task, wanted, read_options(data), needed=needed):
+            empty = False
+            yield item
+    if empty:
+        raise DataError(f"{', '.join(files)}: holds no row")
 
 
-def refuse_input_as_output(files: Sequence[str], output: Path | None) -> None:
-    if output and output.resolve() in {Path(file).resolve() for file in files}:
-        raise ConfigError(f"--output {output} is one of the files that are read. Name another")
+def refuse_input_as_output(files: Sequence[str], output: Path | None, *more: Path) -> None:
+    """ConfigError where the output, or what is written beside it, is one of the files that folders, globs and braces
+    stand for."""
+    if output is None or not files:
+        return
+    read = [file for source in resolve(files) for file in stored(source) if not is_remote(file)]
+    inputs = {Path(local(file)).resolve() for file in read}
+    if taken := [path for path in (output, *more) if path.resolve() in inputs]:
+        raise ConfigError(f"--output {output}: {taken[0]} is one of the files that are read. Name another")
+
+
+def refuse_folder(output: Path | None) -> None:
+    if output and output.is_dir():
+        raise ConfigError(f"--output {output} is a folder. Name a file in it, such as {output / 'answers.jsonl'}")
 
 
 def rows_of(texts: Sequence[str], predictor: Predictor) -> list[dict[str, Any]]:

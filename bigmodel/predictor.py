@@ -321,10 +321,18 @@ def _from_json(value: dict[str, Any]) -> Any:
     return base64.b64decode(value[BYTES]) if value.keys() == {BYTES} else value
 
 
+def check_directory(path: Path) -> None:
+    """ConfigError where no model lies in a folder."""
+    if (path / "config.json").is_file():
+        return
+    if (path / "model" / "config.json").is_file():
+        raise ConfigError(f"{path}: not a model directory, but the folder of a run. Did you mean {path / 'model'}?")
+    there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else "no such folder"
+    raise ConfigError(f"{path}: not a model directory: it has no config.json ({there or 'it is empty'})")
+
+
 def _read_info(path: Path) -> dict[str, Any]:
-    if not (path / "config.json").is_file():
-        there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else "no such folder"
-        raise ConfigError(f"{path}: not a model directory: it has no config.json ({there or 'it is empty'})")
+    check_directory(path)
     info = path / INFO
     try:
         read: dict[str, Any] = json.loads(info.read_text("utf-8")) if info.exists() else {}

@@ -86,9 +86,16 @@ def choices(annotation: Any) -> str:
 
 
 def described(config: Any) -> dict[str, str]:
-    """The aligned lines of a config's docstring: name, two spaces or more, meaning."""
-    lines = textwrap.dedent("    " + (config.__doc__ or "")).splitlines()
-    return {found[1]: found[2] for line in lines if (found := re.match(r"\s*(\w+)  +(\S.*)", line))}
+    """The aligned lines of a config's docstring: name, two spaces or more, meaning, which may go on further in."""
+    meanings, name = dict[str, str](), ""
+    for line in textwrap.dedent("    " + (config.__doc__ or "")).splitlines():
+        if found := re.match(r"(\w+)  +(\S.*)", line):
+            name, meanings[found[1]] = found[1], found[2]
+        elif name and line.startswith(" "):
+            meanings[name] += f" {line.strip()}"
+        else:
+            name = ""
+    return meanings
 
 
 def shown(value: Any) -> str:
@@ -104,7 +111,9 @@ def table(head: tuple[str, ...], rows: Any) -> str:
 
 
 def escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("<", "&lt;")
+    """What stands between backticks is shown as it is, but for the bar that would end the cell."""
+    parts = cell.replace("|", "\\|").split("`")
+    return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))
 
 
 def filled(text: str) -> str:

@@ -11,6 +11,7 @@ asks for no token, are open to the whole network, and so is Serve's HTTP where a
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import ipaddress
 import logging
@@ -242,7 +243,11 @@ def check_free(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except socket.gaierror as error:
+            raise ServeError(f"--host {host}: {error.strerror}. Name an address of this machine, or 0.0.0.0") from None
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ServeError(f"--host {host} is no address of this machine. Name one that is, or 0.0.0.0") from None
             raise ServeError(f"{host}:{port} cannot be listened on: {error.strerror}. Choose another --port.") from None
 
 

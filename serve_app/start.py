@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel.cores import available_cores
-from bigmodel.errors import ConfigError, ResourceError, ServeError
+from bigmodel.errors import ResourceError, ServeError
+from bigmodel.predictor import check_directory
 from serve_app import ray_host
 from serve_app.options import ServeOptions, read_options
 from serve_app.ray_host import Host
@@ -51,8 +52,7 @@ def serving(
     options: ServeOptions, host: str, port: int, address: str | None = None, say: Callable[[str], None] = tell
 ) -> Iterator[str]:
     """The application up and answering inside the block; yields the base URL. Leaves nothing behind that it started."""
-    if not (Path(options.model) / "config.json").is_file():
-        raise ConfigError(f"{options.model}: not a model directory: it has no config.json")
+    check_directory(Path(options.model))
     if address:
         ray = ray_host.join(address, host, port)
     else:

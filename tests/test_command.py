@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bigmodel import pipeline
+from bigmodel.errors import ConfigError
+
 VERBS = ["train", "evaluate", "predict", "serve", "demo", "runs", "show", "diff", "reproduce"]
 HEAVY = ["torch", "ray", "transformers", "numpy", "pyarrow", "sklearn", "captum"]
 PROBE = f"""
@@ -42,6 +45,28 @@ def test_help_answers_without_importing_anything_heavy(arguments):
     assert done.returncode == (0 if arguments else 2)
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("data.train=nowhere.csv", "nowhere.csv: no such file"),
+        ("train.workers=1..2", "train.workers is 1..2: trials share the cluster"),
+        ("optim.lr=log:2..1", "optim.lr: 'log:2..1' is no range"),
+        ("optim.lrr=log:1..2", "optim has no field 'lrr'. Did you mean 'lr'?"),
+        ("tune.space.optim.lrr=log:1..2", "optim has no field 'lrr'. Did you mean 'lr'?"),
+        ("data.label=text", "data.text and data.label are the same column"),
+    ],
+)
+def test_what_is_wrong_of_a_search_is_told_before_ray_starts(change, expected, tmp_path, reviews):
+    reviews(tmp_path / "reviews.csv", 20)
+    (tmp_path / "reviews.yaml").write_text(
+        "task: text-classification\ndata: {train: reviews.csv, text: text, label: label}\n"
+    )
+    command = [sys.executable, "-c", PROBE, "tune", "reviews.yaml", change]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert expected in message(done)
+    assert "'ray'" not in done.stdout, "the process has not even imported it"
+
+
 def test_help_names_every_verb_in_a_whole_phrase():
     help_text = bigmodel("--help").stdout
     for verb in VERBS:
@@ -70,10 +95,45 @@ def test_the_version_is_that_of_the_package():
         (["train", "missing.yaml"], "missing.yaml: no such file"),
         (["serve", "nowhere"], "nowhere: not a model directory"),
         (["predict", "nowhere"], "files or --text"),
+        (["serve", "nowhere", "--port", "99999"], "'--port': Input should be less than or equal to 65535"),
+        (["serve", "nowhere", "--port", "0"], "'--port': Input should be greater than or equal to 1"),
+        (["demo", "--port", "-1"], "'--port': Input should be greater than or equal to 0"),
+        (["evaluate", "nowhere", "a.csv", "--output", "."], "--output . is a folder. Name a file in it"),
+        (["predict", "nowhere", "--text", "a", "--output", "."], "--output . is a folder. Name a file in it"),
+        (["serve", "run"], "run/model?"),
+        (
+            ["predict", "run", "--text", "a"],
+            "run: not a model directory, but the folder of a run. Did you mean run/model?",
+        ),
+        (["serve", "run/model", "--host", "no.such.host.invalid"], "--host no.such.host.invalid: "),
+        (["serve", "run/model", "--host", "192.0.2.1"], "--host 192.0.2.1 is no address of this machine"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_message(arguments, expected, tmp_path):
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "config.json").write_text("{}")
     assert expected in message(bigmodel(*arguments, folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "output"),
+    [
+        (["a.csv"], "./a.csv"),
+        (["folder"], "folder/b.csv"),
+        (["*.csv"], "a.csv"),
+        (["t.{de,en}"], "t.en"),
+        (["a.quarantine.jsonl"], "a.json"),  # where evaluate writes the refused rows
+    ],
+)
+def test_no_output_replaces_what_is_read(files, output, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name in ("a.csv", "folder/b.csv", "t.de", "t.en", "a.quarantine.jsonl"):
+        (tmp_path / name).write_text("text,label\na film,good\n")
+    verbs = [pipeline.evaluate] if output == "a.json" else [pipeline.evaluate, pipeline.predict]
+    for verb in verbs:
+        with pytest.raises(ConfigError, match=rf"--output {output.removeprefix('./')}: .* is one of the files that"):
+            verb(Path("model"), files, Path(output))
 
 
 def test_all_mistakes_of_an_experiment_file_are_said_at_once_with_their_lines(tmp_path):

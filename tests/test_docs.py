@@ -157,7 +157,7 @@ from bigmodel import demonstration
 from bigmodel.demos import text_classification as demo
 demo.ROWS, demo.NEW_ROWS = 400, 20
 demo.EXPERIMENT = demo.EXPERIMENT.replace("epochs: 5", "epochs: 1")
-demonstration.walk("text-classification", "runs/demo", {free_port()})
+demonstration.walk(None, None, {free_port()})
 """
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
@@ -191,6 +191,14 @@ def test_every_demonstration_trains_on_the_data_it_writes_and_answers_its_questi
     assert all(demo.shown(question, answer) for question, answer in zip(demo.QUESTIONS, answers, strict=True))
 
 
+def test_every_demonstration_has_a_folder_of_its_own_and_is_named_by_the_help():
+    folders = [demonstration.place(task, None) for task in (None, *DEMOS)]
+    assert folders[0] == Path("runs/demo") and len(set(folders)) == 1 + len(DEMOS)
+    assert demonstration.place("translation", "here") == Path("here")
+    said = " ".join(run(f"{sys.executable} -m bigmodel demo --help", ROOT).split())
+    assert all(task in said for task in DEMOS)
+
+
 def test_the_demonstration_does_not_delete_another_run(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ConfigError, match="not the demonstration's"):
@@ -207,6 +215,23 @@ def test_the_tables_are_those_of_the_code():
     assert set(re.findall(r"<!-- table: (\w+) -->", README)) == set(tables.TABLES)
     assert tables.filled(README) == README, "out of date: .venv/bin/python docs/tables.py"
     assert not re.findall(r"^\| .*\|  \|$", README, re.MULTILINE), "a field without a meaning: give it a docstring"
+
+
+def test_the_tables_show_code_as_it_is_and_meanings_to_their_end():
+    assert not re.findall(r"`[^`\n]*&lt;[^`\n]*`", README)
+    assert "so that about 14 stand along the shorter side" in README, "the second line of a field's meaning"
+
+
+def test_the_model_of_each_task_is_in_the_readme():
+    from bigmodel.experiment import DEFAULT_TYPES
+
+    [line] = [line for line in README.splitlines() if line.startswith("| `model` | `{}`")]
+    assert all(f"a {name} for" in line for name in DEFAULT_TYPES.values())
+
+
+def test_the_options_that_the_readme_gives_serve_are_options():
+    said = run(f"{sys.executable} -m bigmodel serve --help", ROOT)
+    assert "`--max-body-bytes`" in README and "--max-body-bytes" in said
 
 
 def test_every_architecture_is_in_the_readme():

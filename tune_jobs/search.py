@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from bigmodel import cluster, tasks
 from bigmodel.data.prepare import Prepared, prepare
-from bigmodel.errors import ConfigError, DataError, Interrupted, ResourceError, TrainingError
+from bigmodel.errors import CheckpointError, ConfigError, DataError, Interrupted, ResourceError, TrainingError
 from bigmodel.experiment import Check, Experiment, differences
-from bigmodel.training.run import hold
+from bigmodel.training.run import hold, put_whole, refuse_strangers
 from tune_jobs.journal import Journal, Trial, ranked, read
 from tune_jobs.space import Space, current, space, with_values
 
@@ -37,6 +39,16 @@ SURROUNDINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 Say = Callable[[str], None]
+FOLDERS = ("trials", "repeats", "best", "ray")
+FILES = (
+    "search.yaml",
+    "precision.json",
+    "trials.jsonl",
+    "repeats.jsonl",
+    "best.yaml",
+    "tune_report.json",
+    "tune_report.html",
+)
 REPEATS = 100
 """Numbers of repeats for each trial: repeat 302 is the third of trial 3."""
 
@@ -68,6 +80,8 @@ def search(experiment: Experiment, check: Check | None = None, fresh: bool = Fal
     folder = experiment.output_path.with_name(f"{experiment.output_path.name}-tune")
     refuse(experiment, ranges)
     with hold(folder, "folder of the search", "searching"):
+        if not (folder / "search.yaml").exists():
+            refuse_strangers(folder, (*FOLDERS, *FILES), "no search")
         if fresh:
             clear(folder)
         refuse_another(folder, experiment)
@@ -122,25 +136,18 @@ def on_gpus(base: Experiment) -> Experiment:
 
 
 def clear(folder: Path) -> None:
-    for name in ("trials", "repeats", "best", "ray"):
+    for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (
-        "search.yaml",
-        "precision.json",
-        "trials.jsonl",
-        "repeats.jsonl",
-        "best.yaml",
-        "tune_report.json",
-        "tune_report.html",
-    ):
+    for name in FILES:
         (folder / name).unlink(missing_ok=True)
 
 
 def refuse_another(folder: Path, experiment: Experiment) -> None:
-    """A search goes on only as what it was; the number of trials may grow, and who does the work may change."""
+    """A search goes on only as what it was; the number of trials may grow, and who does the work may change. One of
+    which no trial has trained is replaced."""
     file = folder / "search.yaml"
     if not file.exists():
-        file.write_text(experiment.to_yaml(), "utf-8")
+        put_whole(file, experiment.to_yaml())
         return
     may_change: Any = {
         "output": True,
@@ -148,14 +155,20 @@ def refuse_another(folder: Path, experiment: Experiment) -> None:
         "train": {"retries", "timeout", "keep"},
         "tune": {"trials", "minutes", "max_concurrent", "candidates", "repeats"},
     }
-    stored = Experiment.stored(file)
+    try:
+        stored = Experiment.stored(file)
+    except (ValueError, yaml.YAMLError):
+        raise CheckpointError(f"{folder}: what search this is cannot be read. --fresh starts over") from None
     old, new = (one.model_dump(mode="json", exclude=may_change) for one in (stored, experiment))
     changed = differences(old, new)
-    if changed:
+    if changed and all(trial.state == "failed" for trial in read(folder / "trials.jsonl")):
+        clear(folder)
+        put_whole(file, experiment.to_yaml())
+    elif changed:
         lines = "\n".join(f"  {line}" for line in changed)
         raise ConfigError(
             f"{folder} holds another search. What differs:\n{lines}\n"
-            "Name another output=, or start over with --fresh, which deletes it."
+            "Name another output, or start over with --fresh, which deletes it."
         )
 
 

@@ -6,27 +6,29 @@ Ray takes seconds to start, and so do the imports: they go side by side, so what
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigmodel import cluster
 
 if TYPE_CHECKING:
-    from bigmodel.experiment import Experiment
+    from bigmodel.experiment import Check, Experiment
 
 
 def tune(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> dict[str, Any]:
     """Search what the experiment of a file says, or go on where it was. -> tune_report.json"""
     with cluster.Ahead() as ray:
-        if plausible(path):
-            ray.start()
+        refuse_at_once(path, overrides)
+        ray.start()
         from bigmodel import mup, pipeline, tasks
         from bigmodel.pipeline import say, write_json
         from tune_jobs.report import report, show
         from tune_jobs.search import search
         from tune_jobs.winner import chosen, judged, kept, shown, widened
 
-        experiment = read(path, overrides)
+        experiment = read(path, overrides, pipeline.check)
+        pipeline.quiet()
         narrow = mup.proxy(experiment, experiment.tune.proxy) if experiment.tune.proxy else experiment
         found = search(narrow, pipeline.check, fresh, say)
         ray.stop()
@@ -45,25 +47,35 @@ def tune(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> dict
     return told
 
 
-def plausible(path: Path) -> bool:
-    """Whether the sections of a file can be read. Where they cannot, nobody waits for a Ray to learn what is wrong."""
-    from bigmodel import experiment as experiments
+def refuse_at_once(path: Path, overrides: Sequence[str]) -> None:
+    """What can be checked in an instant: nobody waits for a Ray to learn that an experiment, a range or the name of a
+    file is wrong. ConfigError, with what is wrong of the model too, DataError."""
+    from bigmodel.data.files import is_remote, resolve
     from bigmodel.errors import ConfigError
+    from bigmodel.pipeline import check, check_data
+    from tune_jobs.search import refuse
+    from tune_jobs.space import space
 
     try:
-        experiments.load(path)
+        experiment = read(path, overrides, check_data)
+        ranges = space(experiment)
     except ConfigError:
-        return False
-    return True
+        space(read(path, overrides, check), check)
+        raise
+    refuse(experiment, ranges)
+    data = experiment.data
+    named = [[spec] if isinstance(spec, str) else spec or [] for spec in (data.train, data.valid, data.test)]
+    if here := [source for source in chain(*named) if not is_remote(source)]:
+        resolve(here)
 
 
-def read(path: Path, overrides: Sequence[str]) -> Experiment:
+def read(path: Path, overrides: Sequence[str], check: Check) -> Experiment:
     """The experiment, with those of the changes that are ranges put into its space."""
     from bigmodel import experiment as experiments
-    from bigmodel import pipeline
     from tune_jobs.space import is_range
 
-    experiment = pipeline.read_experiment(path, [change for change in overrides if not is_range(change)])
+    overrides = [change.removeprefix("tune.space.") for change in overrides]
+    experiment = experiments.load(path, [change for change in overrides if not is_range(change)], check)
     ranges = dict(change.split("=", 1) for change in overrides if is_range(change))
     if not ranges:
         return experiment

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,17 +41,30 @@ def read_options(data: DataConfig) -> ReadOptions:
 
 
 def clean(
-    source: str, task: Task, wanted: Mapping[str, str], options: ReadOptions, groups: range | None = None
+    source: str,
+    task: Task,
+    wanted: Mapping[str, str],
+    options: ReadOptions,
+    groups: range | None = None,
+    *,
+    needed: Collection[str] = (),
+    renamed: set[str] | None = None,
 ) -> Iterator[Placed | Bad]:
-    """Every record of a file (or of some row groups), cleaned or refused, in order. `wanted` is role -> column."""
+    """Every record of a file (or of some row groups), cleaned or refused, in order. `wanted` is role -> column; of a
+    whole record there must be the columns `needed`. The labels that were given another name are added to `renamed`."""
     whole, of_images = WHOLE in wanted.values(), is_of_images(source, options)
     if of_images:  # has no columns to be named
+        if "image" not in wanted:
+            raise DataError(
+                f"{source}: holds images, which are read with task: image-classification. Name files of rows"
+            )
         wanted = {role: role for role in wanted}
     names, rows = open_rows(source, options, None if whole else wanted.values(), groups)
     _check_columns(source, {role: column for role, column in wanted.items() if column not in (WHOLE, BLOCK)}, names)
     _check_twice(source, names, set(names) - set(options.ignored) if whole else set(wanted.values()))
     if whole:
         _check_ignored(source, options, names)
+        _check_needed(source, needed, names)
     if of_images and "label" in wanted:
         rows = images.labelled(source, rows)
     for record in rows:
@@ -64,7 +77,7 @@ def clean(
                 yield record
                 continue
         try:
-            values = _as_meant(record.values, wanted, options)
+            values = _as_meant(record.values, wanted, options, renamed)
             yield Placed(task.clean(values, wanted), record.source, record.line)
         except Refused as refused:
             value = record.values.get(refused.column or "", "")
@@ -88,26 +101,45 @@ def _check_ignored(source: str, options: ReadOptions, names: Sequence[str]) -> N
             raise DataError(f"{source}: data.table.types ignores '{column}', but there is no such column.{meant}")
 
 
-def _as_meant(values: dict[str, Any], wanted: Mapping[str, str], options: ReadOptions) -> dict[str, Any]:
+def _check_needed(source: str, needed: Collection[str], names: Sequence[str]) -> None:
+    """What no row of the file has is said once."""
+    if missing := [column for column in needed if column not in names]:
+        raise DataError(
+            f"{source}: no column '{missing[0]}', which the model reads{_others(missing[1:])}."
+            f"{did_you_mean(missing[0], names)} Columns: {_some(names)}"
+        )
+
+
+def _others(columns: Sequence[str]) -> str:
+    return f", nor {_some(columns)}" if columns else ""
+
+
+def _as_meant(
+    values: dict[str, Any], wanted: Mapping[str, str], options: ReadOptions, renamed: set[str] | None
+) -> dict[str, Any]:
     """Labels by the name they are to have; what is ignored is not there."""
     if options.ignored and WHOLE in wanted.values():
         values = {column: value for column, value in values.items() if column not in options.ignored}
     column = wanted.get("label")
     if options.relabel and column in values:
         word = labels.as_word(values[column])
-        if isinstance(word, str):
-            values = {**values, column: options.relabel.get(word.strip(), values[column])}
+        if isinstance(word, str) and word.strip() in options.relabel:
+            values = {**values, column: options.relabel[word.strip()]}
+            if renamed is not None:
+                renamed.add(word.strip())
     return values
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(" ".join(name.split()) for name in names[:SHOWN])
+    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _check_columns(source: str, wanted: Mapping[str, str], names: Sequence[str]) -> None:
     for role, column in wanted.items():
         if column not in names:
-            some = ", ".join(" ".join(name.split()) for name in names[:SHOWN]) + (
-                f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            )
             raise DataError(
-                f"{source}: no column '{column}'.{did_you_mean(column, names)} Columns: {some}. "
+                f"{source}: no column '{column}'.{did_you_mean(column, names)} Columns: {_some(names)}. "
                 f"Name the one that holds the {role} with data.{role}=NAME"
             )
         if names.count(column) > 1:

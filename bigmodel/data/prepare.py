@@ -37,7 +37,7 @@ from bigmodel.data.sources import holds_bytes, is_of_images, open_rows, pieces
 from bigmodel.data.split import Parts, distribute
 from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
-from bigmodel.tasks.base import Refused, Row, Sample, Task
+from bigmodel.tasks.base import Alike, Refused, Row, Sample, Task
 
 VERSION = 10  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
@@ -46,7 +46,7 @@ FIRST = 32  # rows of a file by which it is known how large their samples are
 HELD_OUT = {"valid": "validation", "test": "the test"}
 SHOWN = 5  # further places in a message
 Say = Callable[[str], None]
-Every = Callable[[Callable[[Any], dict[str, int]], Sequence[Any]], list[dict[str, int]]]
+Every = Callable[[Callable[[Any], dict[str, Any]], Sequence[Any]], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,8 @@ def _fit(
     try:
         processor, learnt = task.fit(partial(iter, rows), experiment)
     except DataError as error:
-        raise DataError(f"{_named(sources)}: {error}{_held_out(experiment, counts)}") from None
+        others = _held_out(experiment, counts) if isinstance(error, Alike) else ""
+        raise DataError(f"{_named(sources)}: {error}{others}") from None
     try:
         processor.save_pretrained(path / "processor")
     except OSError:
@@ -276,23 +277,26 @@ def _clean(
                 shutil.copyfileobj(part, together)
     rows, refused = (sum(counts[name] for counts in done) for name in ("rows", "refused"))
     _hand_over(path, experiment, rows, refused)
+    if unmet := experiment.data.relabel.keys() - {label for counts in done for label in counts["renamed"]}:
+        say(f"data.relabel names {', '.join(map(repr, sorted(unmet)))}, which no row has as its label")
     return [(split, file) for (split, _, _), file in zip(cut, out, strict=True)], {"refused": refused}
 
 
-def _clean_piece(piece: Piece) -> dict[str, int]:
+def _clean_piece(piece: Piece) -> dict[str, Any]:
     """Clean a piece of a file: rows with line and md5 to `out`, refused ones beside it."""
     data, out = piece.experiment.data, Path(piece.out)
     task = tasks.get(piece.experiment.task)
     if not out.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out.parent))
     with Quarantine(out.with_suffix(".bad")) as refused, CleanedFile(out, task) as file:
-        items = clean(piece.source, task, task.columns(data), read_options(data), piece.groups)
+        renamed = set[str]()
+        items = clean(piece.source, task, task.columns(data), read_options(data), piece.groups, renamed=renamed)
         for some in in_batches(refused.good(items)):
             file.write(some)
             advance(num_rows=len(some))
     if not refused.num_rows and not refused.num_bad:
         raise DataError(f"{piece.source}: holds no row")
-    return {"rows": refused.num_rows, "refused": refused.num_bad}
+    return {"rows": refused.num_rows, "refused": refused.num_bad, "renamed": sorted(renamed)}
 
 
 def _encode_part(unit: tuple[Experiment, str, dict[str, Any]]) -> dict[str, int]:

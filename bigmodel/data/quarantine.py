@@ -61,8 +61,7 @@ def check(path: Path, num_rows: int, num_bad: int, max_bad: float) -> None:
     total = num_rows + num_bad
     if num_bad <= max_bad * total:
         return
-    with open(path, encoding="utf-8") as lines:
-        shown = "\n".join(_shown(json.loads(line)) for line in islice(lines, SHOWN))
+    shown = "\n".join(f"  {line}" for line in first(path, SHOWN))
     more = f"\n  ... and {num_bad - SHOWN:,} more" if num_bad > SHOWN else ""
     raise DataError(
         f"{num_bad:,} of {total:,} rows were refused; data.max_bad allows {max_bad:.2%}:\n{shown}{more}\n"
@@ -70,6 +69,12 @@ def check(path: Path, num_rows: int, num_bad: int, max_bad: float) -> None:
     )
 
 
+def first(path: Path, count: int) -> list[str]:
+    """The first rows of a quarantine file, with their reasons."""
+    with open(path, encoding="utf-8") as lines:
+        return [_shown(json.loads(line)) for line in islice(lines, count)]
+
+
 def _shown(bad: dict[str, object]) -> str:
     column = f"column '{bad['column']}': " if bad["column"] else ""
-    return f"  {bad['file']}:{bad['line']}: {column}{bad['reason']}"
+    return f"{bad['file']}:{bad['line']}: {column}{bad['reason']}"

@@ -38,6 +38,10 @@ class Refused(DataError):
         self.reason, self.column = reason, column
 
 
+class Alike(DataError):
+    """All training rows have the same of what is to be learnt: more of them might not."""
+
+
 class Examples(Protocol):
     """Samples that training goes through: those on disk, or a task's own view of them."""
 

@@ -17,6 +17,7 @@ from bigmodel.errors import ConfigError, DataError, did_you_mean
 from bigmodel.experiment import TableConfig
 from bigmodel.models import table_processor as cells
 from bigmodel.models.table_processor import TableProcessor
+from bigmodel.tasks.base import Alike
 from bigmodel.tasks.records import AT_ONCE
 
 CELLS = 1_000_000  # of the rows that are held as Python has them
@@ -58,7 +59,8 @@ def learn(
             ignored[name] = str(why)
     if not columns:
         reasons = ", ".join(f"{name} {reason}" for name, reason in ignored.items())
-        raise DataError(f"no column is left to learn from{': ' if reasons else ''}{reasons}")
+        kind = Alike if SAME in ignored.values() else DataError
+        raise kind(f"no column is left to learn from{': ' if reasons else ''}{reasons}")
     return TableProcessor(columns, ignored, table.missing)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bigmodel.errors import DataError
-from bigmodel.tasks.base import Answer, Refused
+from bigmodel.tasks.base import Alike, Answer, Refused
 from bigmodel.tasks.tokenizer import normalize
 
 SHOWN = 20  # labels in a message
+MANY = 10  # rows of which no two have the same label: these are no labels
 
 
 def clean_label(value: Any, column: str) -> str:
@@ -43,10 +45,16 @@ def named(items: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def fit_labels(labels: Iterable[str], column: str) -> dict[str, Any]:
     """Labels of the training rows -> id2label, label2id: numbers in their order, words in the alphabet's."""
-    names = sorted(set(labels), key=_by_number)
+    counts = Counter(labels)
+    names = sorted(counts, key=_by_number)
+    if len(names) == counts.total() >= MANY:
+        raise DataError(
+            f"column '{column}': each of the {len(names):,} training rows has a label of its own, such as "
+            f"'{names[0]:.40}'. Name the column of labels that rows share with data.label"
+        )
     if len(names) < 2:
         found = f"only '{names[0]}'" if names else "nothing"
-        raise DataError(f"column '{column}': a classifier needs at least two labels, the training rows hold {found}")
+        raise Alike(f"column '{column}': a classifier needs at least two labels, the training rows hold {found}")
     return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigmodel.experiment import TokenizerConfig
-from bigmodel.tasks.tokenizer import first_steps
+from bigmodel.tasks.tokenizer import check_room, first_steps
 
 PAD, UNKNOWN, BEGIN, END = "<pad>", "<unk>", "<s>", "</s>"
 SPECIAL = [PAD, UNKNOWN, BEGIN, END]
@@ -72,6 +72,7 @@ def train(texts: Iterable[str], config: TokenizerConfig, lowercase: bool, max_le
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
+    check_room(config, SPECIAL)
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence(first_steps() + ([normalizers.Lowercase()] if lowercase else []))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

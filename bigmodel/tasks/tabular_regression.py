@@ -10,7 +10,7 @@ from bigmodel.errors import DataError
 from bigmodel.evaluation.metrics import mae, r2, rmse
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import table
-from bigmodel.tasks.base import Answer, Goal, Refused, Row, Sample
+from bigmodel.tasks.base import Alike, Answer, Goal, Refused, Row, Sample
 from bigmodel.tasks.table import (  # noqa: F401  the task's own, as they are
     asked,
     augment,
@@ -75,7 +75,7 @@ def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Any,
             f"column '{column}': its numbers, such as {np.abs(numbers).max():g}, are too large to be squared"
         )
     if numbers.min() == numbers.max():  # the deviation of many 0.1 is not quite 0
-        raise DataError(f"column '{column}': it is {numbers[0]:g} in all training rows, there is nothing to learn")
+        raise Alike(f"column '{column}': it is {numbers[0]:g} in all training rows, there is nothing to learn")
     processor, learnt = table.fit(chosen, experiment, regression=True)
     return processor, {
         "problem_type": "regression",

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bigmodel.errors import CheckpointError
+from bigmodel.errors import CheckpointError, ConfigError
 from bigmodel.experiment import TokenizerConfig
 from bigmodel.tasks import plain
 
@@ -73,6 +73,7 @@ def train(texts: Iterable[str], kind: str, config: TokenizerConfig, enclose: boo
     from tokenizers import Tokenizer, decoders, models, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
+    check_room(config, SPECIAL)
     learnt = {"bpe": models.BPE, "wordpiece": models.WordPiece}.get(kind, models.WordLevel)
     trainer_class = {"bpe": trainers.BpeTrainer, "wordpiece": trainers.WordPieceTrainer}.get(
         kind, trainers.WordLevelTrainer
@@ -114,6 +115,15 @@ def train(texts: Iterable[str], kind: str, config: TokenizerConfig, enclose: boo
         split_special_tokens=enclose,  # "[SEP]" in a text is text, and no end of it
         **dict(zip(SPECIAL_NAMES, SPECIAL, strict=False)),
     )
+
+
+def check_room(config: TokenizerConfig, special: Sequence[str]) -> None:
+    """ConfigError where a vocabulary has no entry for a token of a text."""
+    if config.vocab_size <= len(special):
+        raise ConfigError(
+            f"data.tokenizer.vocab_size is {config.vocab_size}, and {len(special)} entries are special tokens: "
+            "name more"
+        )
 
 
 def _counted(texts: Iterable[str], kind: str, tokenizer: Any, lower: bool) -> Counter[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bigmodel.data.quarantine import first
 from bigmodel.training.events import Event
 
 LINE_S = 5.0  # between two plain lines of progress
@@ -62,6 +64,9 @@ class Display:
         if event["also_in_training"]:
             notes.append(f"{event['also_in_training']:,} held-out rows also stand in the training rows")
         self._say(f"data {source}: {splits}" + (f" ({'; '.join(notes)})" if notes else ""))
+        if event["refused"]:
+            [why] = first(Path(event["path"]) / "quarantine.jsonl", 1)
+            self._say(f"refused, such as {why}. quarantine.jsonl in the run's folder has all of them")
         if missing := tuple(split for split in ("valid", "test") if not event["splits"][split]):
             named, part = (" and ".join(f"data.{at}{split}" for split in missing) for at in ("", "split."))
             self._say(f"{MISSING[missing]}. Name other rows with {named}, or a larger part of these with {part}")

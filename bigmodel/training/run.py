@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +27,10 @@ from bigmodel.training.setback import SETBACK
 
 STOP = "stop"
 """A file of this name asks the run to save and end."""
+
+FOLDERS = ("model", "checkpoints")
+FILES = ("run.json", "experiment.yaml", "events.jsonl", "report.json", SETBACK)
+QUARANTINE = "quarantine.jsonl"
 
 # What may change between a run and its continuation: who does the work, not what the work is.
 EXECUTION: Any = {
@@ -86,12 +91,16 @@ class Run:
 
     def refuse_strangers(self) -> None:
         """ResourceError if the folder holds what a run would replace, and no run made it."""
-        there = [path.name for path in (self.model, self.checkpoints) if path.exists()]
-        if there and not self.info:
-            raise ResourceError(f"{self.path} holds {' and '.join(there)} that no run made. Name another output=")
+        if self.info.get("state") != "damaged" and "fingerprint" not in self.info:
+            own = [QUARANTINE] if _is_foreign(self.path / QUARANTINE) else []
+            refuse_strangers(self.path, (*FOLDERS, *FILES, *own), "no run")
 
     def refuse_another(self, experiment: Experiment) -> None:
-        """ConfigError if the folder holds a run of another experiment; CheckpointError if it cannot be told which."""
+        """ConfigError if the folder holds a run of another experiment that has trained; CheckpointError if it cannot
+        be told which."""
+        self._refuse(self._changed(experiment))
+
+    def _changed(self, experiment: Experiment) -> list[str]:
         file = self.path / "experiment.yaml"
         try:
             stored = Experiment.stored(file) if file.exists() else experiment
@@ -99,12 +108,20 @@ class Run:
             self.info = {"state": "damaged"}
         if self.info.get("state") == "damaged":
             raise CheckpointError(f"{self.path}: what run this is cannot be read. --fresh starts over")
-        self._refuse(differences(_what(stored), _what(experiment)))
+        return differences(_what(stored), _what(experiment))
 
     def refuse_other_data(self, fingerprint: str) -> None:
-        """ConfigError if the run in the folder was started with other data."""
-        if self.info.get("fingerprint", fingerprint) != fingerprint:
+        """ConfigError if the run in the folder was started with other data, and has trained."""
+        if self._has_other_data(fingerprint):
             self._refuse(["the content of the data files"])
+
+    def _has_other_data(self, fingerprint: str) -> bool:
+        return bool(self.info.get("fingerprint", fingerprint) != fingerprint)
+
+    @property
+    def _has_trained(self) -> bool:
+        """Whether there is anything to go on from, or to keep."""
+        return self.finished or any(self.checkpoints.glob("*/manifest.json")) or self.model.exists()
 
     def begin(
         self,
@@ -115,27 +132,30 @@ class Run:
         decisions: Mapping[str, Any],
     ) -> None:
         """Start with these decisions, or go on with those made: ConfigError if the run in the folder was started with
-        other data."""
+        other data. One of another experiment that had not trained yet is replaced."""
         self.refuse_other_data(fingerprint)
+        if not self._has_trained and (self._changed(experiment) or self._has_other_data(fingerprint)):
+            self.clear()
         if not self.info:
-            put_whole(self.path / "experiment.yaml", experiment.to_yaml())
             self.info = {"fingerprint": fingerprint, "started": _now(), "decisions": dict(decisions)}
         if not self.finished:
             self.write(state="running", prepared=str(prepared), versions=versions)
+        if not (self.path / "experiment.yaml").exists():  # after run.json, which tells that the folder is a run's
+            put_whole(self.path / "experiment.yaml", experiment.to_yaml())
 
     def _refuse(self, changed: list[str]) -> None:
-        if changed:
+        if changed and self._has_trained:
             lines = "\n".join(f"  {line}" for line in changed)
             raise ConfigError(
                 f"{self.path} holds a {self.info.get('state', 'started')} run of another experiment. What differs:\n"
-                f"{lines}\nName another output=, or start over with --fresh, which deletes it."
+                f"{lines}\nName another output, or start over with --fresh, which deletes it."
             )
 
     def clear(self) -> None:
         """Delete what the run made; the lock stays."""
-        for name in ("checkpoints", "model"):
+        for name in FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("run.json", "experiment.yaml", "events.jsonl", "report.json", SETBACK):
+        for name in FILES:
             (self.path / name).unlink(missing_ok=True)
         self.info = {}
 
@@ -143,6 +163,19 @@ class Run:
         """Change run.json; a worker may have written in the meantime."""
         self.info |= self._read() | changes | {"written": _now()}
         put_whole(self.path / "run.json", json.dumps(self.info, indent=2, ensure_ascii=False))
+
+
+def refuse_strangers(folder: Path, names: Iterable[str], nobody: str) -> None:
+    """ResourceError if a folder that is not ours holds any of the names that we would replace."""
+    if there := [name for name in names if (folder / name).exists()]:
+        raise ResourceError(f"{folder} holds {' and '.join(there)} that {nobody} made. Name another output")
+
+
+def _is_foreign(quarantine: Path) -> bool:
+    """Whether it holds other lines than those of refused rows, which are written before a folder is a run's."""
+    with suppress(FileNotFoundError), open(quarantine, "rb") as file:
+        return file.read(9) not in (b"", b'{"file": ')
+    return False
 
 
 def put_whole(file: Path, text: str) -> None:
@@ -166,9 +199,7 @@ def hold(folder: Path, what: str, doing: str) -> IO[str]:
         _lock(file)
     except OSError:
         file.close()
-        raise ResourceError(
-            f"{folder}: another process is {doing} here. Wait for it, or name another output="
-        ) from None
+        raise ResourceError(f"{folder}: another process is {doing} here. Wait for it, or name another output") from None
     return file
 
 

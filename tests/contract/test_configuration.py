@@ -62,7 +62,23 @@ FILES = {
     "optim:\n  lr: 1\n  lr: 2": ["8: 'optim.lr' stands here again (first on line 7)"],
     "optim:\n\tlr: 1": ["7:1: this is not YAML: found character '\\t' that cannot start any token. Indent with spaces"],
     "optim: [1, 2": ["6:13: this is not YAML: expected ',' or ']', but got '<stream end>'"],
-    "optim: lr: 1": ["6:10: this is not YAML: mapping values are not allowed here"],
+    "decode: {beams: 2}": ["6: decode.beams has no effect: text-classification does not read it, but translation"],
+    "train: {label_smoothing: 0.1}\ndecode: {beams: 1}\noptim: {x: 1}": ["8: optim has no field 'x'. Fields: ..."],
+    "optim: lr: 1": ["6:10: this is not YAML: mapping values are not allowed here. Keys of a section stand on ..."],
+    "output: *.csv": ["6:10: this is not YAML: ... wants quotation marks: '*.csv'"],
+    "output: *csv": ["6:9: this is not YAML: ... wants quotation marks: '*.csv'"],
+    "output: @x": ["6:9: this is not YAML: ... What begins so wants quotation marks"],
+    "output: 'x": ["6:9: this is not YAML: ... The quotation mark here has no end"],
+    "optim:\n  lr: 1\n eps: 1": ["8:2: this is not YAML: ... Indent the keys of a section alike"],
+    "optim:\n  lr: 1\n    eps: 1": ["8:8: this is not YAML: ... Indent the keys of a section alike"],
+    "optim:\n  lr:1\n  eps: 1": ["8:6: this is not YAML: ... A key ends with a colon and a blank"],
+    "optim:\n  eps: 1\n  lr:1": ["8:3: this is not YAML: ... A key ends with a colon and a blank"],
+    "optim:\n  lr:1": ["6: optim is 'lr:1', but must be a section, ... Put a blank after the colon"],
+    "optim: {lr:1}": ["6: optim has no field 'lr:1'. Put a blank after the colon. Fields: ..."],
+    "tune:\n  space:\n    optim:\n      lr: log:1e-4..1e-1": [
+        "8: tune.space.optim: fields are named with their sections, such as optim.lr: log:1e-4..1e-1"
+    ],
+    "tune: {space: {optim.lr: 5}}": ["6: tune.space.optim.lr is 5, but must be a range such as log:1e-4..1e-1, ..."],
     "optim: \x00": ["6: this is not YAML: special characters are not allowed (U+0000)"],
     "optim: !!python/object:os.system ls": ["6:8: this is not YAML: could not determine a constructor for the tag ..."],
     "x: &a [*a]": ["6: the experiment has no field 'x'. Fields: ..."],
@@ -82,7 +98,21 @@ WHOLE = {  # the file as a whole -> the lines of the message, without a line num
     "task: text-clasification\ndata: {train: a.csv, text: t, label: l}": [
         "1: task is 'text-clasification'. Did you mean 'text-classification'? Known: ..."
     ],
+    "task: [text-classification]\ndata: {train: a.csv, text: t, label: l}": [
+        "1: task is ['text-classification']. Did you mean 'text-classification'? Known: ..."
+    ],
+    "task:\ndata: {train: a.csv, text: t, label: l}": ["1: task is empty. Known: ..."],
     "task: text-classification\ndata: [1]": ["2: data is [1], but must be a section, with keys and values under it"],
+    "task: text-classification\ndata: {train: a.csv, text: t, label: t}": [
+        "2: data.text and data.label are the same column, 't'. Name one for each"
+    ],
+    "task: text-classification\ndata:\n  train: a.csv\n  text: t\n  label: l\n  image: i\n  augment: {crop: 0.1}": [
+        "6: data.image has no effect: text-classification does not read it, but image-classification",
+        "7: data.augment.crop has no effect: text-classification does not read it, but image-classification",
+    ],
+    "task: tabular-regression\ndata: {train: a.csv, label: l, table: {bins: 3}, text: t}": [
+        "2: data.text has no effect: tabular-regression does not read it, but text-classification and text-generation"
+    ],
     "task: text-classification\ndata: {text: t, label: l}": ["2: data.train is missing: Training rows: ..."],
     "task: text-classification\ndata: {train: 3, text: t, label: l}": [
         "2: data.train is 3, but must be a word or a list of words"
@@ -127,6 +157,10 @@ OVERRIDES = {
     "optim={lr: abc}": ["optim.lr is 'abc', but must be a number"],
     "nosuch.key=1": ["the experiment has no field 'nosuch'. Fields: ..."],
     "data.cache=s3://bucket/cache": ["data.cache: s3://bucket/cache is no local path. ..."],
+    "data.images.size=big": ["data.images.size is 'big', but must be a whole number or a list of two numbers"],
+    "data.images.size=[big, 3]": ["data.images.size is ['big', 3], but must be a whole number or a list of two ..."],
+    "tune.space.optim.lr=": ["tune.space.optim.lr is empty, but must be a range such as log:1e-4..1e-1, ..."],
+    "tune.space={optim.lr: 5}": ["tune.space.optim.lr is 5, but must be a range ..."],
     "init=kaimng": ["init is 'kaimng'. Did you mean 'kaiming'? Known: ..."],
 }
 GOOD = {
@@ -142,6 +176,8 @@ GOOD = {
     "data.relabel={0: neg, true: pos, no: none}": lambda e: (
         e.data.relabel == {"0": "neg", "true": "pos", "no": "none"}  # a key is a word
     ),
+    "tune.space.optim.lr=log:1e-4..1e-1": lambda e: e.tune.space == {"optim.lr": "log:1e-4..1e-1"},
+    "data.relabel.a.b=c": lambda e: e.data.relabel == {"a.b": "c"},
     "output=runs/a=b": lambda e: e.output == "runs/a=b",
 }
 
@@ -211,5 +247,5 @@ def test_a_file_with_a_byte_order_mark_is_read_and_one_in_utf_16_is_refused(tmp_
     (tmp_path / "e.yaml").write_bytes(HEAD.encode("utf-8-sig"))
     assert pipeline.read_experiment(tmp_path / "e.yaml").data.text == "review"
     (tmp_path / "e.yaml").write_bytes(HEAD.encode("utf-16"))
-    with pytest.raises(ConfigError, match="e.yaml: cannot be read: 'utf-8' codec"):
+    with pytest.raises(ConfigError, match="e.yaml: cannot be read: it is UTF-16. Save it as UTF-8"):
         pipeline.read_experiment(tmp_path / "e.yaml")

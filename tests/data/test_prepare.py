@@ -21,6 +21,7 @@ from bigmodel.data import arrow
 from bigmodel.data.prepare import Piece, _attempt, _clean_piece, prepare
 from bigmodel.errors import ConfigError, DataError, ResourceError
 from bigmodel.experiment import Experiment
+from bigmodel.training.display import Display
 
 ROWS = "".join(f"{'good' if i % 3 else 'bad'} film number {i} of many,{i % 3 and 1}\n" for i in range(200))
 
@@ -324,6 +325,16 @@ ERRORS: dict[str, tuple[dict[str, str | bytes], dict[str, Any], str]] = {
         {"train": "a.csv", "split": {"valid": 0, "test": 0}},
         "a.csv: column 'label': a classifier needs at least two labels, the training rows hold only '1'",
     ),
+    "a label for each row": (
+        {"a.csv": HEAD + "".join(f"a film,id-{i}\nthe book {i},id+{i}\n" for i in range(40))},
+        {"train": "a.csv"},
+        "training rows has a label of its own, such as 'id",
+    ),
+    "a vocabulary without room": (
+        {"a.csv": HEAD + ROWS},
+        {"train": "a.csv", "tokenizer": {"vocab_size": 5}},
+        "data.tokenizer.vocab_size is 5, and 5 entries are special tokens: name more",
+    ),
     "no row left": (
         {"a.csv": HEAD + "a,\nb,\n"},
         {"train": "a.csv", "max_bad": 1},
@@ -617,3 +628,31 @@ def test_row_groups_of_parquet_are_pieces_that_keep_their_line_numbers(
         row for piece in pieces for row in sources.open_rows(str(folder / "a.parquet"), ReadOptions(), None, piece)[1]
     ]
     assert [(row.line, row.values["text"]) for row in read] == [(i, f"text {i}") for i in range(1, 101)]  # type: ignore[union-attr]
+
+
+def test_rows_held_out_are_not_told_of_where_they_are_not_the_matter(folder: Path) -> None:
+    (folder / "a.csv").write_text("text,label\n" + "".join(f"word{i},{i % 2}\n" for i in range(40)))
+    with pytest.raises(DataError, match="min_frequency=2 times: name less$"):
+        prepare(experiment(folder, train="a.csv"))
+
+
+def test_images_under_another_task_are_named(folder: Path) -> None:
+    (folder / "pets/cats").mkdir(parents=True)
+    (folder / "pets/cats/1.png").write_bytes(b"")
+    with pytest.raises(DataError, match="pets: holds images, which are read with task: image-classification"):
+        prepare(experiment(folder, train="pets"))
+
+
+def test_a_label_to_be_renamed_that_no_row_has_is_said(folder: Path) -> None:
+    lines: list[str] = []
+    prepare(experiment(folder, relabel={"0": "neg", "2": "none", " 1": "pos"}), lines.append)
+    assert "data.relabel names ' 1', '2', which no row has as its label" in lines
+
+
+def test_refused_rows_are_told_with_a_reason(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "train.csv").write_text(SOME_BAD)
+    prepared = prepare(experiment(folder, max_bad=0.1))
+    Display()({"kind": "prepared", "fresh": True, "path": str(prepared.path), **prepared.counts})
+    first, second = capsys.readouterr().out.splitlines()
+    assert "(3 refused" in first
+    assert f"refused, such as {folder / 'train.csv'}:202: row has 1 field, header has 2. quarantine.jsonl" in second

@@ -277,6 +277,13 @@ def test_the_label_is_never_a_feature_and_rows_that_cannot_be_read_are_answered_
     alone = json.loads((tmp_path / "without.jsonl").read_text())
     assert first["scores"] == alone["scores"]
     assert second["line"] == 3 and second["error"] == "column 'a' holds numbers; found 'many'"
+    (tmp_path / "wrong.csv").write_text("c,d\n" + "3,x\n" * 9)
+    with pytest.raises(DataError, match=r"wrong.csv: no column 'a', which the model reads, nor b. Columns: c, d"):
+        pipeline.predict(run.model, [str(tmp_path / "wrong.csv")])
+    (tmp_path / "none.csv").write_text("a,b\n")
+    with pytest.raises(DataError, match=r"none.csv: holds no row"):
+        pipeline.predict(run.model, [str(tmp_path / "none.csv")], tmp_path / "none.jsonl")
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_a_misspelt_column_to_ignore_is_refused(made):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from bigmodel.data.prepare import prepare
 from bigmodel.errors import CheckpointError, ConfigError, DataError, ResourceError, TrainingError
+from bigmodel.experiment import Experiment
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit
 from bigmodel.training.run import Run
@@ -286,6 +287,27 @@ def test_a_folder_that_no_run_made_is_left_alone(experiment, tmp_path):
         with pytest.raises(ResourceError, match="holds model that no run made"):
             fit(experiment(), fresh=fresh)
     assert thesis.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["experiment.yaml", "events.jsonl", "report.json", "run.json", "quarantine.jsonl"])
+def test_a_file_that_no_run_made_is_left_alone(experiment, tmp_path, name):
+    own = tmp_path / "run" / name
+    own.parent.mkdir()
+    own.write_text("{}")
+    for fresh in (False, True):
+        with pytest.raises(ResourceError, match=f"run holds {name} that no run made. Name another output"):
+            fit(experiment(), fresh=fresh)
+    assert own.read_text() == "{}"
+
+
+def test_a_run_that_has_saved_nothing_is_replaced_by_another(experiment, reviews, tmp_path):
+    with pytest.raises(TrainingError):
+        fit(experiment("optim.type=gd", "optim.lr=1e38", "optim.clip=0", "optim.warmup=0"))
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    reviews(tmp_path / "reviews.csv", 210)
+    run = fit(experiment("optim.lr=1e-2"))
+    assert run.finished and Experiment.stored(run.path / "experiment.yaml").optim.lr == 1e-2
+    assert [event["step"] for event in read(run.events) if event["kind"] == "step"][0] == 1, "of this run alone"
 
 
 def test_a_stop_in_the_first_preparation_leaves_the_folder_free(experiment, tmp_path):

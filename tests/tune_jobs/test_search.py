@@ -17,14 +17,14 @@ import pytest
 import yaml
 
 from bigmodel import tasks
-from bigmodel.errors import ConfigError, DataError, Interrupted, TrainingError
+from bigmodel.errors import CheckpointError, ConfigError, DataError, Interrupted, ResourceError, TrainingError
 from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.training import events
 from bigmodel.training.fit import fit
 from tune_jobs.journal import Journal, Trial, read
 from tune_jobs.propose import Proposals
-from tune_jobs.search import all_of, search
+from tune_jobs.search import all_of, refuse_another, search
 from tune_jobs.space import space, with_values
 from tune_jobs.trial import Trial as Trainable
 from tune_jobs.tune import tune
@@ -289,6 +289,31 @@ def test_trials_of_several_workers_nest_and_end(experiment, ray_here):
 def test_what_cannot_be_searched_is_said_first(changes, error, message, experiment):
     with pytest.raises(error, match=message):
         search(experiment(*changes))
+
+
+def test_a_folder_that_no_search_made_is_left_alone(experiment, tmp_path):
+    own = tmp_path / "run-tune" / "best.yaml"
+    own.parent.mkdir()
+    own.write_text("mine")
+    for fresh in (False, True):
+        with pytest.raises(ResourceError, match="run-tune holds best.yaml that no search made"):
+            search(experiment(), fresh=fresh)
+    assert own.read_text() == "mine"
+
+
+def test_a_search_that_has_found_nothing_is_replaced_by_another(experiment, tmp_path):
+    first, second = experiment(), experiment("optim.eps=1e-6")
+    refuse_another(tmp_path, first)
+    journal = Journal(tmp_path / "trials.jsonl")
+    journal.end(Trial(0, state="failed", reason="too large"))
+    refuse_another(tmp_path, second)
+    assert Experiment.stored(tmp_path / "search.yaml") == second and not read(tmp_path / "trials.jsonl")
+    journal.begin(0, {})
+    with pytest.raises(ConfigError, match="holds another search"):
+        refuse_another(tmp_path, first)
+    (tmp_path / "search.yaml").write_text("{")
+    with pytest.raises(CheckpointError, match="what search this is cannot be read. --fresh starts over"):
+        refuse_another(tmp_path, first)
 
 
 def test_a_killed_search_ends_at_the_same_winner(experiment, tmp_path):
