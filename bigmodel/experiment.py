@@ -32,7 +32,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from bigmodel.errors import ConfigError, did_you_mean, first_line
+from bigmodel.errors import ConfigError, did_you_mean, first_line, missing
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -483,7 +483,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), check: Check | None = 
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file.{_neighbours(Path(path))}") from None
+        raise ConfigError(f"{path}: {missing(str(path))}.{_neighbours(Path(path))}") from None
     except UnicodeDecodeError as e:
         found = "UTF-16" if e.object.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "another encoding"
         raise ConfigError(f"{path}: cannot be read: it is {found}. Save it as UTF-8") from None
@@ -771,7 +771,7 @@ def _neighbours(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f" The folder {folder} does not exist either."
-    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))
+    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml") and p.exists())
     return (
         f" In {folder.resolve()} there is: {', '.join(found[:10])}"
         if found
