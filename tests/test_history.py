@@ -461,8 +461,9 @@ def test_a_reproduction_does_not_touch_the_run_nor_another(here, say):
         ("runs/a/model/x", "lies in the run"),
         ("runs/deep/er/b", "holds a finished run of another experiment"),
     ]:
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=told) as refused:
             say("reproduce", "runs/a", "--output", output)
+        assert "output=" not in str(refused.value), "that is how `train` names it"
 
 
 def test_the_goals_are_those_of_the_tasks():
