@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -40,6 +41,11 @@ class Interrupted(BigmodelError):
 
 class Preempted(Interrupted):
     """A machine of the run is about to be taken away; its state is saved."""
+
+
+def missing(path: str) -> str:
+    """What is wrong of a path at which there is nothing: no such file, or a link that leads nowhere."""
+    return f"is a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else "no such file"
 
 
 def first_line(error: BaseException) -> str:

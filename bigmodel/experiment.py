@@ -32,7 +32,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from bigmodel.errors import ConfigError, did_you_mean, first_line
+from bigmodel.errors import ConfigError, did_you_mean, first_line, missing
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -483,7 +483,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), check: Check | None = 
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file.{_neighbours(Path(path))}") from None
+        raise ConfigError(f"{path}: {missing(str(path))}.{_neighbours(Path(path))}") from None
     except UnicodeDecodeError as e:
         found = "UTF-16" if e.object.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "another encoding"
         raise ConfigError(f"{path}: cannot be read: it is {found}. Save it as UTF-8") from None
@@ -658,11 +658,11 @@ def _explain(error: ValidationError, tree: dict[str, Any]) -> list[Problem]:
         elif found["type"] == "missing" and at == found["loc"]:
             problems.append((at, _missing(at)))
         elif found["type"] == "literal_error":
-            problems.append((at, _no_choice(at, found, _shown(tree, at))))
+            problems.append((at, _no_choice(".".join(at), found, _shown(tree, at))))
         elif found["type"] == "value_error":
             problems.append((at, f"{'.'.join(at)}: {found['msg'].removeprefix('Value error, ')}"))
         else:
-            wanted.setdefault(at, []).append(_wanted(found))
+            wanted.setdefault(at, []).append(wish(found))
     for at, words in wanted.items():
         alternatives = " or ".join(dict.fromkeys(words))
         shown = _shown(tree, at)
@@ -696,13 +696,23 @@ def _missing(at: tuple[str, ...]) -> str:
     return f"{'.'.join(at)} is missing" + (f": {' '.join(described.split())}" if described else "")
 
 
-def _no_choice(at: tuple[str, ...], found: Any, shown: str) -> str:
+def complaint(name: str, found: Any) -> str:
+    """One sentence for what pydantic finds wrong of a value that is called so."""
+    if found["type"] == "literal_error":
+        return _no_choice(name, found, f"{found['input']!r:.80}")
+    if found["type"] == "value_error":
+        return f"{name} {found['msg'].removeprefix('Value error, ')}"
+    return f"{name} is {found['input']!r:.80}, but must be {wish(found)}"
+
+
+def _no_choice(name: str, found: Any, shown: str) -> str:
     known = re.findall(r"'([^']*)'", found["ctx"]["expected"])
     hint = did_you_mean(str(found["input"]), known)
-    return f"{'.'.join(at)} is {shown}.{hint} Known: {', '.join(known)}"
+    return f"{name} is {shown}.{hint} Known: {', '.join(known)}"
 
 
-def _wanted(found: Any) -> str:
+def wish(found: Any) -> str:
+    """What must be in place of a value that pydantic refuses."""
     kind, within = found["type"], isinstance(found["loc"][-1], int)
     if kind in RANGES:
         limit = f"{WORDS[RANGES[kind]]} {found['ctx'][RANGES[kind]]:g}"
@@ -711,7 +721,16 @@ def _wanted(found: Any) -> str:
         return KINDS["list" if kind.startswith("string") else "tuple"]
     if kind == "list_type" and "int]" in str(found["loc"][-1]):  # as pydantic names this alternative
         return KINDS["tuple"]
-    return KINDS.get(kind.partition("_")[0]) or str(found["msg"])
+    if kind == "literal_error":
+        return str(found["ctx"]["expected"])
+    if kind.endswith(("too_short", "too_long")) and found["ctx"].get("field_type") != "Tuple":
+        least, what = found["ctx"].get("min_length"), "a text" if kind.startswith("string") else "a list"
+        return (
+            f"{what} of at least {least}"
+            if kind.endswith("short")
+            else f"{what} of at most {found['ctx']['max_length']}"
+        )
+    return KINDS.get(kind.partition("_")[0]) or str(found["msg"]).removeprefix("Input should be ")
 
 
 def _shown(tree: Any, at: tuple[str, ...]) -> str:
@@ -752,7 +771,7 @@ def _neighbours(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f" The folder {folder} does not exist either."
-    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml"))
+    found = sorted(p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml") and p.exists())
     return (
         f" In {folder.resolve()} there is: {', '.join(found[:10])}"
         if found

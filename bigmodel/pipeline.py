@@ -444,7 +444,7 @@ def wished(asks: Sequence[str], predictor: Predictor) -> dict[str, Any]:
         row = task.asked(dict(request.model_validate({"text": "a text", **fields})), processor) if fields else {}
     except ValidationError as e:
         wrong = e.errors(include_url=False)[0]
-        raise ConfigError(f"--ask {wrong['loc'][0]}={fields[str(wrong['loc'][0])]}: {wrong['msg']}") from None
+        raise ConfigError(f"--ask {experiments.complaint(str(wrong['loc'][0]), wrong)}") from None
     return {field: row[field] for field in fields if field in row}
 
 

@@ -56,6 +56,18 @@ def architecture(config: Any) -> Iterator[tuple[str, str, str]]:
             yield f"`{field.name}`", shown(default), meanings.get(field.name, "")
 
 
+def answers() -> str:
+    """Every field of an answer, from the model that the endpoint's document has of it; tasks with the same together."""
+    from bigmodel import tasks
+
+    named: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name in tasks.TASKS:
+        fields = tasks.get(name).answer(None).model_fields.items()
+        named.setdefault(tuple((f"`{field}`", told.description or "") for field, told in fields), []).append(name)
+    rows = [(", ".join(names), *field) for fields, names in named.items() for field in fields]
+    return table(("task", "field", "meaning"), rows)
+
+
 def refusals() -> str:
     """What the endpoint answers when it does not answer."""
     from serve_app.documents import REFUSALS
@@ -63,7 +75,7 @@ def refusals() -> str:
     return table(("status", "reason"), [(str(status), reason) for status, reason in REFUSALS.items()])
 
 
-TABLES: dict[str, Callable[[], str]] = {f.__name__: f for f in (experiment, serve, models, refusals)}
+TABLES: dict[str, Callable[[], str]] = {f.__name__: f for f in (experiment, serve, models, answers, refusals)}
 
 
 def fields(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:

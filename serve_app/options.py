@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bigmodel.errors import ConfigError, did_you_mean
+from bigmodel.experiment import complaint
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -96,5 +97,4 @@ def _sentence(error: Mapping[str, Any]) -> str:
         return f"there is no '{key}'.{did_you_mean(key, fields)} Options: {', '.join(fields)}"
     if error["type"] == "missing":
         return f"'{key}' is missing. It names the model directory." if key == "model" else f"'{key}' is missing."
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{key} {message}, not {error['input']!r}" if key else message
+    return complaint(key, error).strip()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import from_json
 
 from bigmodel.data.jsonlines import repeated
+from bigmodel.experiment import wish
 from bigmodel.tasks.base import Refused, Row
 from serve_app import multipart
 from serve_app.refusal import Refusal, dump
@@ -196,8 +197,8 @@ class Form:
             return Refusal(422, "missing_key", f"{where} is missing. Send {self.example}, or a list: {self.plural}.")
         if kind == "value_error":
             return Refusal(422, "invalid_value", f"{where} {first['ctx']['error']}.")
-        wanted = {"string_type": "a string", "list_type": "a list", "model_type": "an object"}.get(kind)
-        return Refusal(422, "invalid_type", f"{where} must be {wanted}." if wanted else f"{where}: {first['msg']}.")
+        wanted = {"string_type": "a string", "list_type": "a list", "model_type": "an object"}.get(kind) or wish(first)
+        return Refusal(422, "invalid_type", f"{where} must be {wanted}.")
 
 
 def _is_alternative(part: int | str) -> bool:

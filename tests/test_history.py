@@ -224,6 +224,18 @@ def test_who_follows_a_run_that_goes_on_is_told_nothing_twice(tmp_path):
     assert [event["step"] for event in read(path)] == [0, 5, 5, 6]
 
 
+def test_who_follows_a_run_notices_another_file_of_the_same_number(tmp_path):
+    """As it is where a run goes back twice between two looks: the second file gets the number of the one it replaced."""
+    path, told = tmp_path / "events.jsonl", list[Any]()
+    path.write_text('{"kind": "start", "step": 0}\n' + '{"kind": "step", "step": 1}\n' * 3)
+    tail = Tail(path, told.append)
+    with open(path, "r+") as file:  # in place: it has the number that it had
+        file.write('{"kind": "start", "step": 0}\n{"kind": "start", "step": 0, "after": "' + "why " * 30 + '"}\n')
+        file.truncate()
+    tail.read()
+    assert [(event["kind"], "after" in event) for event in told] == [("start", True)]
+
+
 def test_to_ask_whether_a_run_lives_keeps_nobody_from_training(tmp_path):
     assert not is_held(tmp_path) and not list(tmp_path.iterdir())
     with hold(tmp_path, "output folder", "training"):
@@ -461,8 +473,9 @@ def test_a_reproduction_does_not_touch_the_run_nor_another(here, say):
         ("runs/a/model/x", "lies in the run"),
         ("runs/deep/er/b", "holds a finished run of another experiment"),
     ]:
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=told) as refused:
             say("reproduce", "runs/a", "--output", output)
+        assert "output=" not in str(refused.value), "that is how `train` names it"
 
 
 def test_the_goals_are_those_of_the_tasks():

@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from bigmodel.data.progress import advance
-from bigmodel.errors import BigmodelError, DataError, first_line
+from bigmodel.errors import BigmodelError, DataError, first_line, missing
 
 BLOCK = 1 << 20
 """Bytes read at once."""
@@ -151,7 +151,7 @@ def reading(source: str) -> Iterator[None]:
     except BigmodelError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{source}: no such file") from error
+        raise DataError(f"{source}: {missing(local(source))}") from error
     except IsADirectoryError as error:
         raise DataError(f"{source}: is a folder, not a file") from error
     except PermissionError as error:
@@ -395,6 +395,8 @@ def _refuse_missing(spec: str, path: str) -> list[str]:
         raise DataError(f"{spec}: no file matches (searched from {os.getcwd()})")
     if not os.path.isdir(folder):
         raise DataError(f"{spec}: no such file: there is no folder {folder} (searched from {os.getcwd()})")
+    if os.path.islink(path):
+        raise DataError(f"{spec}: {missing(path)}")
     names = sorted(os.listdir(folder))
     near = get_close_matches(name, names, n=3)
     if near:

@@ -320,7 +320,7 @@ def answer(processor: Any) -> type[BaseModel]:
 
     return create_model(
         "Label",
-        label=(str, ...),
+        label=(str, Field(description="The likeliest label.")),
         score=(float, Field(description="Probability of `label`.")),
         scores=(dict[str, float], Field(description="Probability of every label.")),
     )

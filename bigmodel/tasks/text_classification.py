@@ -267,7 +267,7 @@ def answer(processor: Any) -> type[BaseModel]:
 
     return create_model(
         "Label",
-        label=(str, ...),
+        label=(str, Field(description="The likeliest label.")),
         score=(float, Field(description="Probability of `label`.")),
         scores=(dict[str, float], Field(description="Probability of every label.")),
         truncated=(bool, Field(default=False, description="There and true if the model read only the beginning.")),

@@ -388,7 +388,7 @@ def answer(processor: Languages) -> type[BaseModel]:
 
     return create_model(
         "Translation",
-        translation=(str, ...),
+        translation=(str, Field(description="The text in the other language.")),
         truncated=(bool, Field(default=False, description="There and true if the model read only the beginning.")),
         tokens=(int | None, Field(default=None, description="Tokens of the text, if truncated.")),
         tokens_read=(int | None, Field(default=None, description="Tokens the model read, if truncated.")),

@@ -113,7 +113,7 @@ class Tail(Follower):
     def __init__(self, path: Path, listener: Listener) -> None:
         super().__init__()
         self._path, self._listener = path, listener
-        self._inode, self._position = _end(path)
+        self._inode, self._position, self._last = _end(path)
 
     def read(self) -> None:
         try:
@@ -122,20 +122,24 @@ class Tail(Follower):
             return
         with file:
             status = os.fstat(file.fileno())
-            if status.st_ino != self._inode or status.st_size < self._position:
+            file.seek(max(0, self._position - len(self._last)))
+            # the number of a file that is gone may be given to the one after the next
+            if status.st_ino != self._inode or file.read(len(self._last)) != self._last:
+                file.seek(0)
                 self._inode, self._position = status.st_ino, max(0, file.read().rfind(START))
             file.seek(self._position)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                self._position += len(line)
+                self._position, self._last = self._position + len(line), line
                 self._listener(json.loads(line))
 
 
-def _end(path: Path) -> tuple[int, int]:
-    """(inode, bytes of the whole lines): a line may be half written."""
+def _end(path: Path) -> tuple[int, int, bytes]:
+    """(inode, bytes of the whole lines, the last of them): a line may be half written."""
     try:
         with open(path, "rb") as file:
-            return os.fstat(file.fileno()).st_ino, file.read().rfind(b"\n") + 1
+            whole, newline, _ = file.read().rpartition(b"\n")
+            return os.fstat(file.fileno()).st_ino, len(whole + newline), whole.rpartition(b"\n")[2] + newline
     except FileNotFoundError:
-        return 0, 0
+        return 0, 0, b""

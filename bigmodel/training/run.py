@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import yaml
 
-from bigmodel.errors import CheckpointError, ConfigError, ResourceError
+from bigmodel.errors import CheckpointError, ConfigError, ResourceError, missing
 from bigmodel.experiment import Experiment, differences
 from bigmodel.training.events import read
 from bigmodel.training.setback import SETBACK
@@ -193,6 +193,9 @@ def hold(folder: Path, what: str, doing: str) -> IO[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")
+    except FileExistsError:
+        found = "is a file" if folder.exists() else missing(str(folder))
+        raise ResourceError(f"{folder}: the {what} {found}. Name another output") from None
     except OSError as e:
         raise ResourceError(f"{folder}: the {what} cannot be written: {e.strerror}") from None
     try:

@@ -239,6 +239,9 @@ def test_a_file_that_is_not_there_is_named_with_its_neighbours(tmp_path):
         pipeline.read_experiment(tmp_path / "reviews.yaml")
     with pytest.raises(ConfigError, match=f"The folder {tmp_path}/none does not exist either"):
         pipeline.read_experiment(tmp_path / "none" / "reviews.yaml")
+    (tmp_path / "linked.yaml").symlink_to("gone.yaml")
+    with pytest.raises(ConfigError, match="linked.yaml: is a link to gone.yaml, which does not exist"):
+        pipeline.read_experiment(tmp_path / "linked.yaml")
     with pytest.raises(ConfigError, match="cannot be read: .*Is a directory"):
         pipeline.read_experiment(tmp_path)
 

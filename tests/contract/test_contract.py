@@ -142,6 +142,16 @@ def test_the_endpoint_answers_what_was_predicted_row_by_row(endpoint_answers, ev
     agree(endpoint_answers, evaluated, 1e-6)
 
 
+def test_an_answer_has_the_fields_that_the_readme_tells(predictor, endpoint_answers, evaluated):
+    """Its table is made of the same model."""
+    fields = predictor.task.answer(predictor.processor).model_fields
+    always = {name for name, field in fields.items() if field.is_required()}
+    for answer in endpoint_answers:
+        assert always <= answer.keys() <= fields.keys()
+    for answer in evaluated:
+        assert {"file", "line"} | always <= answer.keys() <= {"file", "line"} | fields.keys()
+
+
 def test_the_endpoints_answers_have_the_score_that_evaluation_reports(experiment, predictor, endpoint_answers):
     data, task = experiment.data, predictor.task
     if WORK[experiment.task].asked:

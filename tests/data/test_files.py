@@ -102,6 +102,13 @@ def test_the_hub_out_of_reach_is_one_line() -> None:
     assert re.fullmatch(r"hf://datasets/nobody/nothing/train.csv: cannot be read: .*offline.*\n", done.stdout), done
 
 
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").symlink_to("gone.csv")
+    for use in (resolve, digest):
+        with pytest.raises(DataError, match="a.csv: is a link to gone.csv, which does not exist"):
+            use(str(tmp_path / "a.csv"))
+
+
 # ---- S3, as a real server speaks it
 
 

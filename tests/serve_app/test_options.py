@@ -16,10 +16,10 @@ from serve_app.start import fit_machine, share_cpus
         ({"model": "m", "max_replica": 3}, "there is no 'max_replica'. Did you mean 'max_replicas'?"),
         ({"model": "m", "min_replicas": 3}, r"max_replicas \(1\) is below min_replicas \(3\)"),
         ({"model": "m", "max_waiting": 10}, r"max_waiting \(10\) is below max_inputs \(64\)"),
-        ({"model": "m", "max_replicas": 0}, "max_replicas .* greater than or equal to 1, not 0"),
-        ({"model": "m", "precision": "fp8"}, "precision .* 'fp32' or 'bf16', not 'fp8'"),
+        ({"model": "m", "max_replicas": 0}, "max_replicas is 0, but must be at least 1"),
+        ({"model": "m", "precision": "fp8"}, "precision is 'fp8'. Known: auto, fp32, bf16"),
         ({"model": "m", "name": "a/b"}, "name may have letters"),
-        ({"model": "m", "num_cpus": "two"}, "num_cpus .* 'two'"),
+        ({"model": "m", "num_cpus": "two"}, "num_cpus is 'two', but must be a number"),
     ],
 )
 def test_a_wrong_option_is_named(args, says):

@@ -85,12 +85,12 @@ def test_a_client_that_leaves_frees_its_place(client):
     {
         "stream is no word": ({"text": "a", "stream": "yes"}, "stream must be true or false."),
         "many": ({"inputs": [{"text": "a"}], "stream": True}, 'Only one input can be streamed: give {"text": "..."}'),
-        "too many tokens": ({"text": "a", "max_new_tokens": 5000}, "max_new_tokens: Input should be less than"),
-        "cold": ({"text": "a", "temperature": -1}, "temperature: Input should be greater than"),
+        "too many tokens": ({"text": "a", "max_new_tokens": 5000}, "max_new_tokens must be at most "),
+        "cold": ({"text": "a", "temperature": -1}, "temperature must be at least 0"),
         "unknown": ({"text": "a", "beams": 3}, "beams is not a key of a request. Keys: text, max_new_tokens"),
         "a number": ({"text": 3}, "text must be a string."),
         "no chat": ({"text": [{"role": "user"}]}, "text[0].content is missing."),
-        "an empty chat": ({"text": []}, "text: List should have at least 1 item"),
+        "an empty chat": ({"text": []}, "text must be a list of at least 1."),
         "no text": ({"stream": True}, 'text is missing. Send {"text": "..."}'),
     }.values(),
 )

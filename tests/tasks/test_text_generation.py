@@ -388,8 +388,8 @@ def test_the_command_answers_texts_and_files_with_what_a_request_may_have(found,
         "temprature=1": "--ask temprature=1: .* Did you mean 'temperature'?",
         "text=a": "--ask text=a: wanted is",
         "seed": "--ask seed: wanted is .* as FIELD=VALUE: max_new_tokens, repetition_penalty, seed, stop",
-        "top_p=2": "--ask top_p=2: Input should be less than or equal to 1",
-        "max_new_tokens=many": "--ask max_new_tokens=many: Input should be a valid integer",
+        "top_p=2": "--ask top_p is 2, but must be at most 1",
+        "max_new_tokens=many": "--ask max_new_tokens is 'many', but must be a whole number",
     }.items():
         with pytest.raises(ConfigError, match=words):
             pipeline.predict(run.model, [], None, ["The cat"], asks=[ask])

@@ -300,6 +300,14 @@ def test_a_file_that_no_run_made_is_left_alone(experiment, tmp_path, name):
     assert own.read_text() == "{}"
 
 
+def test_an_output_that_is_a_file_or_a_link_to_nothing_is_named(experiment, tmp_path):
+    (tmp_path / "run").symlink_to("gone")
+    with pytest.raises(ResourceError, match="the output folder is a link to gone, which does not exist. Name another"):
+        fit(experiment())
+    with pytest.raises(ResourceError, match="the output folder is a file. Name another output"):
+        fit(experiment(f"output={tmp_path / 'reviews.csv'}"))
+
+
 def test_a_run_that_has_saved_nothing_is_replaced_by_another(experiment, reviews, tmp_path):
     with pytest.raises(TrainingError):
         fit(experiment("optim.type=gd", "optim.lr=1e38", "optim.clip=0", "optim.warmup=0"))
