@@ -23,8 +23,7 @@ LEAST = 8  # filters of a stage that another follows
 class CNNConfig(PreTrainedConfig):
     """Residual network for images.
 
-    hidden_sizes       filters of each stage, 8 or more but in the last; every stage but the first halves height and
-                       width
+    hidden_sizes       filters of each stage, at least 8 before the last; each but the first halves height and width
     depths             residual blocks of each stage
     stem_stride        pixels between the places that the first convolution looks at; 0 follows from the size of the
                        images, so that about 14 stand along the shorter side
