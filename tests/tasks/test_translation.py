@@ -206,6 +206,16 @@ def test_texts_without_blanks_and_short_ones_are_told_apart_by_bleu(wanted, wors
     assert signature in bleu.signatures(bleu.counting(wanted))["bleu"]
 
 
+def test_how_is_counted_is_chosen_once_for_the_texts_of_a_validation():
+    wanted = ["guten Tag", "ein Mann mit einem roten Hut"]
+    bleu.scores(wanted, wanted)
+    chosen = bleu._suiting.cache_info().misses
+    bleu.scores(wanted[::-1], list(wanted))
+    assert bleu._suiting.cache_info().misses == chosen
+    bleu.scores(wanted, wanted[:1] * 2)
+    assert bleu._suiting.cache_info().misses == chosen + 1
+
+
 def test_the_nearest_row_is_the_one_with_the_same_words():
     known = [{"source": "ein roter Hund", "target": "a red dog"}, {"source": "zwei Katzen", "target": "two cats"}]
     assert nearest(known, ["der rote Hund ein", "Katzen zwei"]) == ["a red dog", "two cats"]
