@@ -39,7 +39,7 @@ from bigmodel.errors import BigmodelError, DataError, ResourceError
 from bigmodel.experiment import Experiment
 from bigmodel.tasks.base import Alike, Refused, Row, Sample, Task
 
-VERSION = 10  # of the layout and of what preparation does; a change prepares anew
+VERSION = 11  # of the layout and of what preparation does; a change prepares anew
 BIG = 256 * 2**20  # bytes of source from which Ray Data takes over on a cluster
 ENCODED, ENCODED_BYTES = 2048, 16 << 20  # rows encoded at once: what the tokenizer returns is large, and so are pixels
 FIRST = 32  # rows of a file by which it is known how large their samples are

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 RESAMPLES = 1000
@@ -29,7 +30,13 @@ class Counting(NamedTuple):
 
 
 def counting(wanted: Sequence[str]) -> Counting:
-    """What suits the texts: of sacrebleu's tokenizers the one for their script, and whether they are short."""
+    """What suits the texts: of sacrebleu's tokenizers the one for their script, and whether they are short. Chosen once
+    for those that are wanted again, as a validation's are."""
+    return _suiting(tuple(wanted))
+
+
+@lru_cache(maxsize=1)
+def _suiting(wanted: tuple[str, ...]) -> Counting:
     from sacrebleu.metrics.bleu import BLEU
 
     text = "".join(wanted)

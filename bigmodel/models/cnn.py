@@ -16,13 +16,14 @@ from transformers.modeling_utils import PreTrainedModel
 GRID = 14  # places of the stem's output along the shorter side, about
 MAX_STRIDE = 8
 GROUP = 8  # filters that are normed together
+LEAST = 8  # filters of a stage that another follows
 
 
 @strict
 class CNNConfig(PreTrainedConfig):
     """Residual network for images.
 
-    hidden_sizes       filters of each stage; every stage but the first halves height and width
+    hidden_sizes       filters of each stage, at least 8 before the last; each but the first halves height and width
     depths             residual blocks of each stage
     stem_stride        pixels between the places that the first convolution looks at; 0 follows from the size of the
                        images, so that about 14 stand along the shorter side
@@ -43,6 +44,9 @@ class CNNConfig(PreTrainedConfig):
     def validate_stages(self) -> None:
         if not self.hidden_sizes or len(self.hidden_sizes) != len(self.depths):
             raise ValueError("hidden_sizes and depths name the same stages: give both as many numbers, at least one")
+        # oneDNN's gradient for a convolution of one place, stride 2, of 2 to 7 channels in channels_last is wrong
+        if any(size < LEAST for size in self.hidden_sizes[:-1]):
+            raise ValueError(f"hidden_sizes: every stage before the last needs at least {LEAST} filters")
 
 
 class CNNForImageClassification(PreTrainedModel):

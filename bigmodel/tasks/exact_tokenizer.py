@@ -10,6 +10,7 @@ Nothing is normalised, and nothing stands around a text: documents are enclosed 
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ FEW_CHARACTERS = 256
 LOOKED_AT = 1000
 """Texts that `auto` looks at."""
 Ids = NDArray[np.int32]
+_byte = re.compile("<0x[0-9A-F]{2}>")  # what SentencePiece makes of a character that it does not know
 
 
 def choose(texts: Iterable[str]) -> str:
@@ -88,7 +90,7 @@ class Encoder:
     """Texts to ids (T,) int32, without special tokens: by a table where a character, or byte, is a token."""
 
     def __init__(self, processor: Any) -> None:
-        self._backend = processor.backend_tokenizer
+        self._processor, self._backend = processor, processor.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
         # a text that spells a special token is text
@@ -103,6 +105,15 @@ class Encoder:
         if self._bytes is not None:
             return self._bytes[np.frombuffer(text.encode(), np.uint8)]
         return np.array(self._backend.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def num_first_bytes(self, text: str, ids: Ids) -> int:
+        """How many bytes of a text its first token is, which need not be whole characters."""
+        if self._characters is not None:
+            return len(text[0].encode())
+        token = self._processor.convert_ids_to_tokens(int(ids[0]))
+        if self._backend.decoder is not None and b'"ByteLevel"' in self._backend.decoder.__getstate__():
+            return len(token)
+        return 1 if _byte.fullmatch(token) else len(self._processor.decode(ids[:1]).encode())
 
 
 def chat(processor: Any, messages: Sequence[Mapping[str, str]], answer: bool) -> Ids:

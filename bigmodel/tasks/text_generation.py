@@ -151,7 +151,7 @@ def _document(row: Row, processor: Any) -> Sample:
     end = [processor.eos_token_id] if edges & ENDS and processor.eos_token_id is not None else []
     num_bytes = len(text.encode())
     if not begin and len(ids):
-        num_bytes -= len(processor.decode(ids[:1]).encode())
+        num_bytes -= encoder(processor).num_first_bytes(text, ids)
     ids = np.concatenate([np.array(begin, np.int32), ids, np.array(end, np.int32)]) if begin or end else ids
     return {"input_ids": ids, "block": edges, "num_bytes": num_bytes}
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigmodel.errors import DataError
+from bigmodel.errors import ConfigError, DataError
 from bigmodel.experiment import Experiment, TokenizerConfig
 from bigmodel.tasks import plain, tokenizer
 from bigmodel.tasks import text_classification as task
@@ -44,6 +44,13 @@ def test_a_vocabulary_without_a_token_is_refused(text: str) -> None:
 def test_a_text_that_spells_what_encloses_it_is_text():
     processor = learn(["good [SEP] film"] * 2, "word", enclose=True)
     assert tokens(processor, "Good [SEP] film") == ["[CLS]", "good", "[", "sep", "]", "film", "[SEP]"]
+
+
+def test_a_vocabulary_of_special_tokens_alone_is_refused() -> None:
+    data = {"train": "unused", "text": "x", "label": "y", "tokenizer": {"type": "word", "vocab_size": 5}}
+    asked = Experiment.model_validate({"task": "text-classification", "data": data, "model": {"type": "lstm"}})
+    with pytest.raises(ConfigError, match="data.tokenizer.vocab_size is 5, which special tokens fill"):
+        task.fit(lambda: [{"text": "one one", "label": "a"}, {"text": "five five", "label": "b"}], asked)
 
 
 # ---- plain texts, which the library does not see: it is the oracle

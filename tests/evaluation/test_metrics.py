@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-from bigmodel.evaluation import metrics
+from bigmodel.evaluation import generation, metrics
 
 LABELS = ["bad", "fair", "好", "excellent"]
 pairs = st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS)), min_size=1, max_size=60)
@@ -147,6 +148,20 @@ def test_a_million_values_cost_no_more_than_a_thousand():
     low, high = metrics.mean_interval(values)
     assert time.perf_counter() - start < 3.0  # 0.25 s on a quiet machine
     assert low < values.mean() < high
+
+
+def test_the_interval_of_a_ratio_is_drawn_in_little_memory():
+    rng = np.random.default_rng(0)
+    under = rng.integers(1, 9, 20_000).astype(np.float64)
+    over = under * rng.normal(2, 0.5, 20_000)
+    tracemalloc.start()
+    low, high = generation._ratio_interval(over, under)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 64_000_000, "a thousand draws of every row at once are 160 MB"
+    assert low < over.sum() / under.sum() < high
+    spread = np.sqrt(np.mean((over - under * over.sum() / under.sum()) ** 2) / 20_000) / under.mean()
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.1)
 
 
 @given(pairs)

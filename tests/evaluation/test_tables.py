@@ -9,8 +9,9 @@ from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score, root_m
 
 from bigmodel import pipeline
 from bigmodel.errors import DataError
-from bigmodel.evaluation import metrics
+from bigmodel.evaluation import boosting, metrics, regression
 from bigmodel.evaluation.boosting import advice, classifier, compare_distances
+from bigmodel.evaluation.evidence import Evidence
 from bigmodel.experiment import change
 from bigmodel.predictor import Predictor
 from bigmodel.tasks import tabular_regression
@@ -130,6 +131,24 @@ def test_gradient_boosting_bears_a_label_of_one_row_among_many(taught):
     ]
     rows[0]["label"] = "rare"
     assert classifier(predictor, rows, rows[:20], ["u"] * 20)["accuracy"] > 0.9
+
+
+def test_the_mean_and_what_was_trained_on_are_of_all_training_rows(taught, monkeypatch):
+    predictor = Predictor.load(taught[0].model)
+    if predictor.name != "tabular-regression":
+        pytest.skip("a classification has no mean")
+    monkeypatch.setattr(boosting, "CELLS", 3 * 40)  # it is fitted on 40 rows of three columns
+    known, rows = (
+        [{"features": json.dumps({"a": i % 10, "b": i, "c": "x"}), "label": float(i)} for i in numbers]
+        for numbers in (range(200), range(180, 230))
+    )
+    found = regression.analyse(
+        Evidence(predictor.task, rows, lambda i: ("test.csv", i + 2), predictor.predict(rows), lambda: known,
+                 lambda line: None, predictor.predict, predictor)
+    )  # fmt: skip
+    assert found["also_in_training"] == {"rows": 20}
+    assert found["baselines"]["mean"]["value"] == 99.5
+    assert found["baselines"]["boosting"]["drawn_from"] == 200
 
 
 def test_a_request_has_the_models_own_columns(taught):

@@ -1,5 +1,7 @@
 """What is wrong with a `model:` section, said before any weight exists."""
 
+import copy
+
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config
@@ -208,3 +210,20 @@ def test_a_t5_knows_how_a_text_begins(model_type):
     assert writer.generate(input_ids=ids, max_length=5)[0, 0] == 9
     if model_type == "t5":
         assert models.build(section, LEARNT | labels, "text-classification")(input_ids=ids).logits.isfinite().all()
+
+
+def test_a_cnn_has_as_many_filters_as_gradients_are_right_for():
+    section = {"type": "cnn", "depths": [1, 1]}
+    for sizes in ([7, 8], [2, 16]):
+        ((key, message),) = models.problems(section | {"hidden_sizes": sizes}, "image-classification")
+        assert key == "type" and "every stage before the last needs at least 8 filters" in message
+    assert models.problems({"type": "cnn", "hidden_sizes": [4], "depths": [1]}, "image-classification") == []
+    section["hidden_sizes"] = [8, 4]
+    assert models.problems(section, "image-classification") == []
+    learnt = {"image_size": 28, "num_channels": 3, "id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+    model = models.build(section | {"dropout": 0}, learnt, "image-classification")
+    pixels, gradients = torch.rand(8, 3, 28, 28), []
+    for exact in (model, copy.deepcopy(model).double()):
+        exact(pixel_values=pixels.to(exact.dtype), labels=torch.arange(8) % 2).loss.backward()
+        gradients.append(exact.blocks[1].shortcut.weight.grad.double())
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tokenizers import Tokenizer, decoders
+from transformers import PreTrainedTokenizerFast
 
 from bigmodel import models, pipeline
 from bigmodel.data import encoding, files
@@ -302,6 +305,32 @@ def test_judged_in_windows_the_first_tokens_are_those_of_the_whole(decoder):
         expected = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
     assert short["nats"] == pytest.approx(expected, rel=1e-4)
     assert (long["num_targets"], long["num_bytes"]) == (len(samples[1]["input_ids"]) - 1, len(TEXT[:300].encode()))
+
+
+def with_byte_fallback():
+    """A tokenizer as SentencePiece makes them, of the letters a to e."""
+    vocab = {token: i for i, token in enumerate(["<unk>", *"abcde", *(f"<0x{byte:02X}>" for byte in range(256))])}
+    made = Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True))
+    made.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "first"),
+    [
+        ("char", "\u597d cat", 3), ("char", "\u03a9 cat", 2), ("char", "cat", 1),  # the second is not in the vocabulary
+        ("byte", "\u597d cat", 1), ("byte", "cat", 1), ("bpe", "\u03a9 cat", 1), ("bpe", " sat on", 4),
+        ("fallback", "\u597d abc", 1), ("fallback", "abc", 1),
+    ],
+)  # fmt: skip
+def test_the_bytes_of_a_block_are_those_of_the_tokens_that_are_predicted(kind, text, first):
+    """Of a block that begins no document the first token, of whole characters or not, is given."""
+    if kind == "fallback":
+        processor = with_byte_fallback()
+    else:
+        processor = exact_tokenizer.train([TEXT], kind, TokenizerConfig(vocab_size=400), 64)
+    (sample,) = text_generation.encode([{"text": text, "block": 0}], processor, {})
+    assert sample["num_bytes"] == len(text.encode()) - first
 
 
 def test_ngrams_agree_with_counting_by_hand():

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from bigmodel import pipeline
 from bigmodel.errors import CheckpointError, ConfigError
 from bigmodel.evaluation import bleu
+from bigmodel.evaluation import translation as report
+from bigmodel.evaluation.evidence import Evidence
 from bigmodel.evaluation.translation import nearest
 from bigmodel.experiment import TokenizerConfig
 from bigmodel.predictor import Predictor
@@ -206,6 +208,28 @@ def test_texts_without_blanks_and_short_ones_are_told_apart_by_bleu(wanted, wors
     assert signature in bleu.signatures(bleu.counting(wanted))["bleu"]
 
 
+def test_how_is_counted_is_chosen_once_for_the_texts_of_a_validation():
+    wanted = ["guten Tag", "ein Mann mit einem roten Hut"]
+    bleu.scores(wanted, wanted)
+    chosen = bleu._suiting.cache_info().misses
+    bleu.scores(wanted[::-1], list(wanted))
+    assert bleu._suiting.cache_info().misses == chosen
+    bleu.scores(wanted, wanted[:1] * 2)
+    assert bleu._suiting.cache_info().misses == chosen + 1
+
+
 def test_the_nearest_row_is_the_one_with_the_same_words():
     known = [{"source": "ein roter Hund", "target": "a red dog"}, {"source": "zwei Katzen", "target": "two cats"}]
     assert nearest(known, ["der rote Hund ein", "Katzen zwei"]) == ["a red dog", "two cats"]
+
+
+@pytest.mark.parametrize(("training", "reason"), [(None, "are not at hand"), (list, "there are no training rows")])
+def test_a_report_without_training_rows_has_no_nearest_one(training, reason):
+    rows = [{"source": "ein roter Hund", "target": "a red dog"}, {"source": "zwei Katzen", "target": "two cats"}]
+    answers = [{"translation": row["target"], "loss": 1.0, "target_tokens": 4} for row in rows]
+    evidence = Evidence(translation, rows, lambda i: ("test.csv", i + 2), answers, training, lambda line: None)
+    found = report.analyse(evidence)
+    assert reason in found["baselines"]["nearest"]["reason"] and found["baselines"]["copy"]["bleu"] < 50
+    assert found["also_in_training"] == (None if training is None else 0)
+    shown = list(report.render({**found, "metrics": translation.score(answers, rows)}))
+    assert len(shown) > 5
