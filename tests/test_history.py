@@ -225,7 +225,7 @@ def test_who_follows_a_run_that_goes_on_is_told_nothing_twice(tmp_path):
 
 
 def test_who_follows_a_run_notices_another_file_of_the_same_number(tmp_path):
-    """As it is where a run goes back twice between two looks: the second file gets the number of the one it replaced."""
+    """As where a run goes back twice between two looks: the second file gets the number of the one it replaced."""
     path, told = tmp_path / "events.jsonl", list[Any]()
     path.write_text('{"kind": "start", "step": 0}\n' + '{"kind": "step", "step": 1}\n' * 3)
     tail = Tail(path, told.append)
