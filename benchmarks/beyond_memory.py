@@ -52,7 +52,7 @@ TASKS: dict[
         "images",
         write_images,
         {"images": {"size": 32}},
-        {"type": "cnn", "hidden_sizes": [8, 16]},
+        {"type": "cnn", "hidden_sizes": [8, 16], "depths": [1, 1]},
     ),
 }
 OPENED, STARTED, STEP = "data found prepared", "training ", "step "  # how the lines begin
