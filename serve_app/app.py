@@ -25,8 +25,7 @@ def application(options: ServeOptions) -> Application:
         name=options.word,
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         autoscaling_config=autoscaling(options),
-        # The endpoint refuses first, in JSON; Ray's own limits stand behind it.
-        max_ongoing_requests=2 * options.max_waiting,
+        max_ongoing_requests=options.max_ongoing_requests,
         max_queued_requests=options.max_waiting,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=options.retry_after_s),
         max_constructor_retry_count=2,

@@ -20,6 +20,12 @@ from serve_app.start import fit_machine, share_cpus
         ({"model": "m", "precision": "fp8"}, "precision is 'fp8'. Known: auto, fp32, bf16"),
         ({"model": "m", "name": "a/b"}, "name may have letters"),
         ({"model": "m", "num_cpus": "two"}, "num_cpus is 'two', but must be a number"),
+        ({"model": "m", "num_cpus": 0.00001}, "num_cpus is 1e-05, but may have 4 digits after the point"),
+        ({"model": "m", "num_gpus": 1.5}, "num_gpus is 1.5, but must be a whole number where it is above 1"),
+        (
+            {"model": "m", "max_replicas": 2, "max_inputs": 4, "max_waiting": 8},
+            r"target_ongoing_requests \(32\) is above twice max_waiting \(16\)",
+        ),
     ],
 )
 def test_a_wrong_option_is_named(args, says):
@@ -59,6 +65,13 @@ def test_more_replicas_than_a_machine_holds_are_refused_and_a_range_is_cut():
         fit_machine(ServeOptions(model="m", min_replicas=3, max_replicas=3), there, said.append)
     with pytest.raises(ResourceError, match="1 replicas of 1 GPU each need 1; this machine has 0"):
         fit_machine(ServeOptions(model="m", num_gpus=1), there, said.append)
+
+
+@pytest.mark.parametrize(("num_cpus", "there", "most"), [(0, 2, 50), (0.1, 1, 10), (0.1, 2, 20), (1.1, 11, 10)])
+def test_room_is_counted_as_ray_does(num_cpus, there, most):
+    """1 // 0.1 is 9, and 1.1 * 10 above 11."""
+    asked = ServeOptions(model="m", num_cpus=num_cpus, min_replicas=most, max_replicas=50)
+    assert fit_machine(asked, {"CPU": there, "GPU": 0}, lambda _: None).max_replicas == most
 
 
 def test_replicas_share_a_machine_that_is_theirs_alone():
