@@ -388,6 +388,19 @@ def test_diff_of_a_run_with_its_copy_is_nothing(here, say):
     assert len(said) == 2
 
 
+def test_weights_are_compared_as_they_are(here, say):
+    shutil.copytree("runs/a", "runs/copy")
+    file = here / "runs/copy/model/model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    changed = "runs/copy/model/model.safetensors is not what training saved"
+    said = say("diff", "runs/a", "runs/copy")
+    assert changed in said and "losses of the steps, weights" not in said
+    file.unlink()
+    assert "runs/copy/model/model.safetensors is missing" in say("diff", "runs/copy", "runs/a")
+
+
 def test_diff_compares_data_versions_and_results(here, say):
     shutil.copytree("runs/a", "runs/copy")
     change_json(here / "runs/copy/run.json", fingerprint="other")
@@ -427,6 +440,13 @@ def test_a_run_is_reproduced_to_the_last_bit(here, say):
     assert f"losses part at step 3: 0.125 -> {loss!r}" in said
     assert f"model.safetensors: SHA-256 000000000000 -> {digest}" in said
     assert "versions: torch: '1.0' -> " in said
+    assert "train.device" not in said, "it trains where the run did, and says so"
+
+    # weights that were equal, and are damaged
+    (here / "runs/a/model/model.safetensors").write_bytes(b"")
+    said = say("reproduce", "runs/a")
+    assert said.splitlines()[-2:] == ["not equal", "  runs/a/model/model.safetensors is not what training saved"]
+    assert say.code == 1
 
 
 def test_decisions_about_single_steps_are_told_and_kept_to(here, say):

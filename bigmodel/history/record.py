@@ -233,8 +233,22 @@ class Record:
     @cached_property
     def weights(self) -> dict[str, Any]:
         """File -> SHA-256 of the model directory's weights, as they were saved. {} before there are any."""
-        files = sorted((self.path / "model").glob("*.safetensors"))
-        return section(self.stored, "weights") or {file.name: digest(str(file)) for file in files}
+        return section(self.stored, "weights") or self._weights_there
+
+    @cached_property
+    def _weights_there(self) -> dict[str, str]:
+        """The same of the files as they are."""
+        return {file.name: digest(str(file)) for file in sorted((self.path / "model").glob("*.safetensors"))}
+
+    @property
+    def damage(self) -> list[str]:
+        """In what the files of weights are not what was saved, a line each."""
+        there = self._weights_there
+        return [
+            f"{self.name}/model/{name} {'is not what training saved' if name in there else 'is missing'}"
+            for name, saved in self.weights.items()
+            if there.get(name) != saved
+        ]
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
