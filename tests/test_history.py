@@ -328,6 +328,10 @@ def test_a_damaged_run_json_is_listed_as_damaged(content, here, say):
         {"run.json": "{}", "events.jsonl": '{"kind": "start"}\n{"kind": "validation", "best": true}\n{"kind": []}\n'},
         {"run.json": "{}", "report.json": '{"metrics": {"loss": "x"}, "intervals": [], "rows": null}'},
         {"run.json": '{"decisions": {"healing": 3}}', "report.json": "["},
+        {"run.json": "{}", "events.jsonl": '{"kind": "start", "total_steps": 1e400}\n{"kind": "step", "step": NaN}\n'},
+        {"run.json": '{"progress": {"step": Infinity, "best_value": 1, "best_step": -Infinity, "seconds": NaN}}'},
+        {"run.json": "{}", "events.jsonl": '{"kind": "step", "step": 5, "samples": 1e300, "samples_per_s": 1e-300}\n'},
+        {"run.json": "{}", "events.jsonl": f'{{"kind": "step", "step": {"9" * 400}, "loss": 1}}\n'},
         {"run.json": '{"decisions": {"healing": [1, {}]}}', "events.jsonl": '{"kind": "healing", "rows": 1}\n'},
         {"run.json": '{"state": "finished"}', "report.json": '{"metrics": {"f": 1.0}, "intervals": {"f": [1]}}'},
     ],
@@ -386,6 +390,13 @@ def test_diff_of_a_run_with_its_copy_is_nothing(here, say):
     assert said[0] == "runs/a -> runs/copy"
     assert said[1].startswith("nothing differs: experiment, data, versions, decisions, machine, result, losses")
     assert len(said) == 2
+
+
+def test_losses_that_are_no_numbers_are_the_same(here, say):
+    events = here / "runs/a/events.jsonl"
+    events.write_text(events.read_text() + '{"kind": "step", "step": 23, "loss": NaN}\n')
+    shutil.copytree("runs/a", "runs/copy")
+    assert "nothing differs: " in say("diff", "runs/a", "runs/copy")
 
 
 def test_weights_are_compared_as_they_are(here, say):

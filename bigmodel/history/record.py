@@ -4,9 +4,11 @@ out, or said."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -178,7 +180,8 @@ class Record:
         taken = [seconds for event in self.of_kind("validation") if (seconds := number(event, "seconds")) is not None]
         to_come = self.total_steps // every - self.step // every if every else 0
         validating = to_come * statistics.mean(taken) if taken else 0
-        return (self.total_steps - self.step) * statistics.mean(quick) + validating
+        left = (self.total_steps - self.step) * statistics.mean(quick) + validating
+        return left if math.isfinite(left) else None
 
     @property
     def best(self) -> tuple[str, float, int] | None:
@@ -276,15 +279,17 @@ def section(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def number(tree: Mapping[str, Any], key: str) -> float | None:
+    """None also for what is not finite, or an integer beyond a float's range."""
     value = tree.get(key)
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and abs(value) <= sys.float_info.max else None
 
 
 def seconds_of(steps: list[Event]) -> Iterator[float]:
     for step in steps:
         samples, rate = number(step, "samples"), number(step, "samples_per_s")
-        if samples is not None and rate:
-            yield samples / rate
+        if samples is not None and rate and math.isfinite(seconds := samples / rate):
+            yield seconds
 
 
 # ---- which folders are runs
