@@ -11,7 +11,7 @@ from ray import serve
 from bigmodel.predictor import Predictor
 from bigmodel.tasks.base import Row
 from serve_app import ray_host
-from serve_app.batching import Batcher, Batching
+from serve_app.batching import Batcher, Batching, Ran
 from serve_app.endpoint import Endpoint
 from serve_app.metrics import Metrics
 from serve_app.options import ServeOptions
@@ -60,7 +60,7 @@ def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpo
     # with a second batch under way the model does not wait for encoding, nor for the lock that Python's threads share
     batcher: Batcher[Row, Answer] = Batcher(work, how, metrics.ran, 2 if options.num_cpus >= 2 else 1, begin)
     task, processor = predictor.task, predictor.processor
-    streams = streamed(predictor, begin)
+    streams = streamed(predictor, begin, metrics.ran)
     limits = Limits(options.max_inputs, options.max_body_bytes, options.max_body_s)
     form = Form(
         task.request(processor),
@@ -81,11 +81,10 @@ def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpo
     )
 
 
-def streamed(predictor: Predictor, begin: Callable[[], None]) -> Streams | None:
+def streamed(predictor: Predictor, begin: Callable[[], None], ran: Callable[[Ran], None]) -> Streams | None:
     """The running batch of a task that answers a token at a time; None for others."""
     if predictor.name not in STREAMED:
         return None
     decoder: Any = predictor.task
-    return Streams(
-        decoder.decoder(predictor.model, predictor.processor, PLACES), predictor.encode, predictor.inside, begin
-    )
+    rows = decoder.decoder(predictor.model, predictor.processor, PLACES)
+    return Streams(rows, predictor.encode, predictor.inside, begin, ran)
