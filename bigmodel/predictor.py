@@ -331,6 +331,11 @@ def check_directory(path: Path) -> None:
     raise ConfigError(f"{path}: not a model directory: it has no config.json ({there or 'it is empty'})")
 
 
+def stored_weights(path: Path) -> dict[str, str]:
+    """File -> SHA-256, as bigmodel.json has them; {} of a directory that is not ours, or not seen from here."""
+    return dict(_read_info(path).get("weights", {})) if (path / INFO).is_file() else {}
+
+
 def _read_info(path: Path) -> dict[str, Any]:
     check_directory(path)
     info = path / INFO

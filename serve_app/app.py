@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -10,6 +11,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from bigmodel.predictor import stored_weights
 from serve_app.options import ServeOptions, read_options
 from serve_app.replica import Replica
 
@@ -34,7 +36,7 @@ def application(options: ServeOptions) -> Application:
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
-    bound: Application = deployment.bind(options)
+    bound: Application = deployment.bind(options, stored_weights(Path(options.model)))
     return bound
 
 

@@ -1,11 +1,15 @@
 """What can be asked of a served model, and what is said to who asks for something else."""
 
+import shutil
+
 import pytest
 from ray.serve.schema import ServeDeploySchema
 
-from bigmodel.errors import ConfigError, ResourceError
+from bigmodel.errors import CheckpointError, ConfigError, ResourceError
+from bigmodel.predictor import Predictor
 from serve_app.app import build
 from serve_app.options import ServeOptions, read_options
+from serve_app.replica import refuse_others
 from serve_app.start import fit_machine, share_cpus
 
 
@@ -87,6 +91,19 @@ def test_the_application_autoscales_as_asked():
     scaling = asked._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas) == (2, 5)
     assert asked._replica_config.ray_actor_options["num_cpus"] == 1
+
+
+def test_a_replica_answers_with_the_weights_that_were_deployed(make_model, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(make_model(), folder)
+    options, weights = build({"model": str(folder)})._bound_deployment.init_args
+    refuse_others(Predictor.load(folder), weights)
+    assert len(weights) == 1 and options.model == str(folder)
+    shutil.rmtree(folder)
+    shutil.copytree(make_model({"type": "lstm", "hidden_size": 8, "embedding_size": 8}), folder)  # trained again
+    with pytest.raises(CheckpointError, match="is another one since it was deployed"):
+        refuse_others(Predictor.load(folder), weights)
+    refuse_others(Predictor.load(folder), {})
 
 
 def test_a_serve_config_file_names_the_builder():
