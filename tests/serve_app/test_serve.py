@@ -169,6 +169,25 @@ def test_refusals_pass_the_front_unchanged(front):
     assert b"<textarea" in front.get("/docs").body
 
 
+@pytest.mark.parametrize("value", [b"\xff", b"0.000001"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"x-request-timeout-seconds",
+        b"X-Request-Disconnect-Disabled",
+        b"x-session-id",
+        b"x_session_id",
+        b"x-request-id",
+        b"serve_multiplexed_model_id",
+        b"serve-multiplexed-model-id",
+    ],
+)
+def test_what_ray_would_read_of_a_head_does_not_reach_it(front, name, value):
+    body = json.dumps({"texts": ["a good film " * 10] * 32}).encode()
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n%s: %s\r\ncontent-length: %d\r\n\r\n"
+    assert front.raw(head % (front.path.encode(), name, value, len(body)) + body).startswith(b"HTTP/1.1 200")
+
+
 def test_odd_clients_are_answered(front):
     pieces = iter([b'{"te', b'xt": "go', b'od"}'])
     assert front.request("POST", front.path, pieces, transfer_encoding="chunked").status == 200
