@@ -225,7 +225,7 @@ def test_who_follows_a_run_that_goes_on_is_told_nothing_twice(tmp_path):
 
 
 def test_who_follows_a_run_notices_another_file_of_the_same_number(tmp_path):
-    """As it is where a run goes back twice between two looks: the second file gets the number of the one it replaced."""
+    """As where a run goes back twice between two looks: the second file gets the number of the one it replaced."""
     path, told = tmp_path / "events.jsonl", list[Any]()
     path.write_text('{"kind": "start", "step": 0}\n' + '{"kind": "step", "step": 1}\n' * 3)
     tail = Tail(path, told.append)
@@ -496,6 +496,12 @@ def test_other_data_is_refused_before_anything_is_made(here, say):
     with pytest.raises(DataError, match="(?s)reviews.csv: no such file.*run it where the run was trained"):
         say("reproduce", "runs/a")
     assert sorted(path.name for path in (here / "runs").iterdir()) == [".prepared", "a", "deep"]
+
+
+def test_what_took_over_the_weights_of_another_trial_is_not_trained_again(here, say):
+    change_json(here / "runs/a/run.json", taken_over="003")
+    with pytest.raises(ConfigError, match="runs/a: it went on from weights of trial 003"):
+        say("reproduce", "runs/a")
 
 
 def test_a_reproduction_does_not_touch_the_run_nor_another(here, say):

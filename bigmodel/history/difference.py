@@ -91,7 +91,7 @@ def losses(a: Record, b: Record) -> list[str]:
 
 
 def weights(a: Record, b: Record) -> list[str]:
-    """SHA-256 of the files that training saved in the model directory, where they differ; and which are no longer so."""
+    """SHA-256 of the files that training saved in the model directory, where they differ; and which no longer are."""
     names = sorted(name for name in a.weights.keys() | b.weights.keys() if a.weights.get(name) != b.weights.get(name))
     return [f"{name}: SHA-256 {_start(a, name)} -> {_start(b, name)}" for name in names] + a.damage + b.damage
 

@@ -281,8 +281,9 @@ def section(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
 def number(tree: Mapping[str, Any], key: str) -> float | None:
     """None also for what is not finite, or an integer beyond a float's range."""
     value = tree.get(key)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value if is_number and abs(value) <= sys.float_info.max else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def seconds_of(steps: list[Event]) -> Iterator[float]:

@@ -71,6 +71,11 @@ def again(record: Record, output: Path) -> Experiment:
         raise ConfigError(
             f"{record.name}: {record.state}: there is no result to reproduce. Finish it first with bigmodel train"
         )
+    if other := record.info.get("taken_over"):
+        raise ConfigError(
+            f"{record.name}: it went on from weights of trial {other} (tune.scheduler: pbt), with other values than "
+            "before: no experiment gives it again"
+        )
     file = record.path / "experiment.yaml"
     try:
         stored = Experiment.stored(file)
