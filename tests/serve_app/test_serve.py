@@ -103,7 +103,7 @@ def serve(model: Path, folder: Path, *arguments: str, port: int = 0, **more: str
         (ResourceError, "1 replicas of 1000 CPU each need 1000", {"num_cpus": 1000}),
         (ResourceError, "1 replicas of 1000 GPU each need 1000", {"num_gpus": 1000}),
         (ServeError, "cannot be listened on: Address already in use. Choose another --port", {"port": "taken"}),
-        (ServeError, "cannot be listened on", {"host": "203.0.113.1"}),
+        (ServeError, "--host 203.0.113.1 is no address of this machine", {"host": "203.0.113.1"}),
         (ConfigError, "name may have letters", {"name": "a/b"}),
     ],
 )  # fmt: skip
