@@ -28,9 +28,10 @@ GPU_TOKENS = 16_384  # a small model's kernels are over before the next is asked
 class Predictor:
     """Task, model and processor, with `info`: what bigmodel.json says of them.
 
-    An answer does not depend on what else is asked with it: rows are sorted by length, cut into batches of at most
-    `max_tokens` tokens, padding included (0: as many as suit the device), and answered in the order they came. Where
-    memory is too short for a batch, it and those to come are halved. bf16 is autocast, as in training.
+    An answer does not depend on what else is asked with it, but for the last digit of its numbers (1e-7 in fp32): rows
+    are sorted by length, cut into batches of at most `max_tokens` tokens, padding included (0: as many as suit the
+    device), and answered in the order they came. Where memory is too short for a batch, it and those to come are
+    halved. bf16 is autocast, as in training.
 
     It answers with the weights as they are at its first answer: after a training step, make another. `model` is the
     plain model, for whoever wants its gradients; where there is a faster form of it, that one answers.
@@ -329,6 +330,11 @@ def check_directory(path: Path) -> None:
         raise ConfigError(f"{path}: not a model directory, but the folder of a run. Did you mean {path / 'model'}?")
     there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) if path.is_dir() else "no such folder"
     raise ConfigError(f"{path}: not a model directory: it has no config.json ({there or 'it is empty'})")
+
+
+def stored_weights(path: Path) -> dict[str, str]:
+    """File -> SHA-256, as bigmodel.json has them; {} of a directory that is not ours, or not seen from here."""
+    return dict(_read_info(path).get("weights", {})) if (path / INFO).is_file() else {}
 
 
 def _read_info(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -10,6 +11,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from bigmodel.predictor import stored_weights
 from serve_app.options import ServeOptions, read_options
 from serve_app.replica import Replica
 
@@ -25,8 +27,7 @@ def application(options: ServeOptions) -> Application:
         name=options.word,
         ray_actor_options={"num_cpus": options.num_cpus, "num_gpus": options.num_gpus},
         autoscaling_config=autoscaling(options),
-        # The endpoint refuses first, in JSON; Ray's own limits stand behind it.
-        max_ongoing_requests=2 * options.max_waiting,
+        max_ongoing_requests=options.max_ongoing_requests,
         max_queued_requests=options.max_waiting,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=options.retry_after_s),
         max_constructor_retry_count=2,
@@ -35,7 +36,7 @@ def application(options: ServeOptions) -> Application:
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
-    bound: Application = deployment.bind(options)
+    bound: Application = deployment.bind(options, stored_weights(Path(options.model)))
     return bound
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 import json
+import re
+import shlex
 from importlib.metadata import version
 from typing import Any
 
 from pydantic import BaseModel
 
-from serve_app.protocol import Form
+from serve_app.protocol import EVENTS, STREAM, Form
 
 REFUSALS = {
     400: "The body is not JSON, or not all of it came.",
@@ -22,12 +24,15 @@ REFUSALS = {
     500: "The model failed on this request.",
     503: "Too many requests wait. Try again after the seconds in Retry-After.",
 }
+STREAMING = {"type": "boolean", "default": False, "description": "Whether the answer comes a token at a time."}
 
 
 def openapi(name: str, form: Form) -> dict[str, Any]:
     """OpenAPI 3.1 document of the application that serves `name`."""
     schemas: dict[str, Any] = {}
     request = {"oneOf": [_refer(model, schemas) for model in (form.one, form.many)]}
+    if form.streams:
+        schemas[form.one.__name__]["properties"][STREAM] = STREAMING
     answer = _refer(form.answer, schemas)
     text = {"type": "string"}
     error = {"type": "object", "properties": {"code": text, "message": text}, "required": ["code", "message"]}
@@ -36,7 +41,7 @@ def openapi(name: str, form: Form) -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": f"bigmodel: {name}", "version": version("bigmodel")},
-        "paths": paths | {path: {"get": get} for path, get in _gets().items()},
+        "paths": paths | {f"/models/{name}{path}": {"get": get} for path, get in _gets().items()},
         "components": {"schemas": schemas},
     }
 
@@ -46,7 +51,7 @@ def _predict(form: Form, request: dict[str, Any], answer: dict[str, Any]) -> dic
     refusals = {str(status): {"description": text, "content": refused} for status, text in REFUSALS.items()}
     answered = {
         "description": f"One answer for one input, a list of answers for a list of {form.plural}.",
-        "content": _json({"oneOf": [answer, {"type": "array", "items": answer}]}),
+        "content": _json({"oneOf": [answer, {"type": "array", "items": answer}]}) | _events(form),
     }
     limits = form.limits
     return {
@@ -68,6 +73,12 @@ def _files(form: Form) -> dict[str, Any]:
         media: {"schema": binary},
         "multipart/form-data": {"schema": {"type": "object", "properties": properties}},
     }
+
+
+def _events(form: Form) -> dict[str, Any]:
+    """The other form of an answer, where one may be streamed."""
+    said = 'Events, each "data: " and JSON: {"piece": "..."} for a piece of the text, then the answer, or an error.'
+    return {EVENTS.decode(): {"schema": {"type": "string", "description": said}}} if form.streams else {}
 
 
 def _gets() -> dict[str, Any]:
@@ -108,27 +119,29 @@ def page(name: str, form: Form) -> bytes:
         "@ROUTES": routes,
         "@REFUSALS": refusals,
         "@ONE": html.escape(form.example, quote=False),
+        "@QUOTED": html.escape(shlex.quote(form.example), quote=False),
         "@MANY": html.escape(listed, quote=False),
         "@MAX_INPUTS": f"{form.limits.max_inputs} {html.escape(form.plural)}",
         "@MAX_BYTES": str(form.limits.max_body_bytes),
         "@DOCUMENT": html.escape(json.dumps(document, indent=1)),
     }
-    text = PAGE
-    for mark, part in parts.items():
-        text = text.replace(mark, part)
-    return text.encode()
+    return re.sub("|".join(parts), lambda mark: parts[mark[0]], PAGE).encode()  # at once: a part may spell a mark
 
 
 def _field(name: str, schema: dict[str, Any]) -> str:
-    """A place to type one field into: text as it is, anything else as JSON."""
+    """A place to type one field into: text as it is, anything else as JSON. Where it may be either, what is no JSON of
+    a kind that the field takes is text."""
     if media := schema.get("contentMediaType"):
         return (
             f'<label>{html.escape(name)} <input type="file" name="{html.escape(name, True)}" accept="{media}"></label>'
         )
-    kind = "text" if schema.get("type") == "string" else "JSON"
+    kinds = [one.get("type", "object") for one in schema.get("anyOf", [schema])]
+    others = [{"integer": "number"}.get(kind, kind) for kind in kinds if kind != "string"]  # as JavaScript has them
+    kind = ("text or JSON" if others else "text") if "string" in kinds else "JSON"
     label, value = html.escape(name), html.escape(name, quote=True)
     return (
-        f'<label>{label}<textarea name="{value}" data-kind="{kind}" rows="2" placeholder="{kind}"></textarea></label>'
+        f'<label>{label}<textarea name="{value}" data-kind="{kind}" data-others="{" ".join(others)}" rows="2" '
+        f'placeholder="{kind}"></textarea></label>'
     )
 
 
@@ -142,7 +155,7 @@ pre{background:#f4f4f4;padding:.7rem;overflow:auto;white-space:pre-wrap}td{paddi
 <p>One: <code>@ONE</code>, answered by one object. Many: <code>@MANY</code>, answered by a list in the same order.
 At most @MAX_INPUTS and @MAX_BYTES bytes in one request. An input longer than the model reads is answered with
 <code>"truncated": true</code>, <code>tokens</code> and <code>tokens_read</code>.</p>
-<pre>curl -H 'content-type: application/json' -d '@ONE' <span id="origin"></span>/models/@NAME/predict</pre>
+<pre>curl -H 'content-type: application/json' -d @QUOTED <span id="origin"></span>/models/@NAME/predict</pre>
 <h2>Routes</h2><table>@ROUTES</table>
 <h2>Refusals</h2><p>Each is <code>{"error": {"code": "...", "message": "..."}}</code>.</p><table>@REFUSALS</table>
 <details><summary>OpenAPI document</summary><pre>@DOCUMENT</pre></details>
@@ -159,7 +172,15 @@ document.getElementById("ask").onsubmit = async event => {
     }
     const fields = [...event.target.querySelectorAll("textarea")];
     const given = fields.filter(one => one.value || one.dataset.kind === "text");
-    const read = one => one.dataset.kind === "text" ? one.value : JSON.parse(one.value);
+    const kind = value => value === null ? "null" : Array.isArray(value) ? "array" : typeof value;
+    const read = one => {
+      if (one.dataset.kind === "JSON") return JSON.parse(one.value);
+      try {
+        const value = JSON.parse(one.value);
+        if (one.dataset.others.split(" ").includes(kind(value))) return value;
+      } catch { /* text */ }
+      return one.value;
+    };
     const body = JSON.stringify(Object.fromEntries(given.map(one => [one.name, read(one)])));
     const headers = {"content-type": "application/json"};
     const answer = await fetch("/models/@NAME/predict", {method: "POST", headers, body});

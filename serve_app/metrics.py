@@ -35,7 +35,7 @@ class Metrics:
         self._truncated = counter("truncated_inputs", "Inputs longer than the model reads.")
         self._batch = histogram("batch_inputs", "Inputs in one call of the model.", BATCH)
         self._batch_s = histogram("batch_seconds", "One call of the model.", LATENCY_S)
-        self._real = counter("real_tokens", "Tokens of inputs, as estimated for batching.")
+        self._real = counter("real_tokens", "Tokens of inputs, as estimated for batching, or those written.")
         self._padded = counter("padded_tokens", "The same with padding: what is computed.")
         waiting = Gauge("bigmodel_waiting_inputs", "Inputs that wait for the model.", names, registry=self._registry)
         self.waiting: Gauge = waiting.labels(*values)

@@ -13,6 +13,7 @@ from bigmodel.errors import ConfigError, did_you_mean
 from bigmodel.experiment import complaint
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+DIGITS = 4  # after the point, of a resource
 
 
 class ServeOptions(BaseModel):
@@ -66,13 +67,38 @@ class ServeOptions(BaseModel):
             )
         return name
 
+    @field_validator("num_cpus", "num_gpus")
+    @classmethod
+    def _ray_can_count(cls, each: float) -> float:
+        if round(each, DIGITS) != each:
+            raise ValueError(f"is {each:g}, but may have {DIGITS} digits after the point: Ray counts no finer")
+        return each
+
+    @field_validator("num_gpus")
+    @classmethod
+    def _gpus_above_one_are_whole(cls, each: float) -> float:
+        if each > 1 and not each.is_integer():
+            raise ValueError(f"is {each:g}, but must be a whole number where it is above 1")
+        return each
+
     @model_validator(mode="after")
     def _limits_fit_together(self) -> ServeOptions:
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas ({self.max_replicas}) is below min_replicas ({self.min_replicas})")
+        scales = self.max_replicas > self.min_replicas
+        if scales and self.target_ongoing_requests > self.max_ongoing_requests:
+            raise ValueError(
+                f"target_ongoing_requests ({self.target_ongoing_requests:g}) is above twice max_waiting "
+                f"({self.max_ongoing_requests}), which a replica never has: none would be added"
+            )
         if self.max_waiting < self.max_inputs:
             raise ValueError(f"max_waiting ({self.max_waiting}) is below max_inputs ({self.max_inputs})")
         return self
+
+    @property
+    def max_ongoing_requests(self) -> int:
+        """Of one replica, waiting or running. The endpoint refuses first, in JSON; this stands behind it."""
+        return 2 * self.max_waiting
 
     @property
     def word(self) -> str:

@@ -26,15 +26,21 @@ from typing import Any
 from bigmodel.cluster import LOOPBACK, check_answers, secure_token
 from bigmodel.errors import ServeError, first_line
 
+RAY_HEADERS = (
+    "^(x-request-(timeout-seconds|disconnect-disabled)|x[-_]session[-_]id|serve[-_]multiplexed[-_]model[-_]id)$"
+)
+"""By which a client would have Ray break off an answer, or go on with it for nobody."""
+
 HAPROXY = """#!/bin/sh
 # Ray gives HAProxy's statistics and metrics to every interface and its admin socket to every user: this closes both.
 # It also binds Serve's own proxy and the replicas as HAProxy: so all are told 127.0.0.1, and HAProxy is moved here.
+# Headers that a replica's Ray reads before the endpoint does go no further: it fails where their bytes are no UTF-8.
 previous=
 for word in "$@"; do
   if [ "$previous" = -f ]; then
     sed -i -e 's/^\\( *bind \\)[*]*:{stats}$/\\1127.0.0.1:{stats}/' \\
       -e 's/^\\( *bind \\)[*]*:{metrics}$/\\1127.0.0.1:{metrics}/' \\
-      -e 's/^\\( *bind \\)127.0.0.1:{port}$/\\1{host}:{port}/' \\
+      -e 's/^\\( *bind \\)127.0.0.1:{port}$/\\1{host}:{port}\\n{drop}/' \\
       -e 's/ mode 666 level admin/ mode 600 level admin/' "$word"
   fi
   previous=$word
@@ -91,7 +97,12 @@ def settings(folder: Path, host: str, port: int) -> dict[str, str]:
         return values
     stats, metrics, fallback = free_ports(3)
     wrapper = folder / "haproxy"
-    wrapper.write_text(HAPROXY.format(stats=stats, metrics=metrics, host=_literal(host), port=port, binary=binary))
+    drop = (
+        f"    http-request del-header {RAY_HEADERS} -m reg\\n"
+        "    http-request del-header x-request-id if { req.hdr(x-request-id) -m reg [^!-~] }"
+    )
+    where = {"host": _literal(host), "port": port, "stats": stats, "metrics": metrics}
+    wrapper.write_text(HAPROXY.format(binary=binary, drop=drop, **where))
     wrapper.chmod(0o700)
     return (
         values

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import serve
 
+from bigmodel.errors import CheckpointError
 from bigmodel.predictor import Predictor
 from bigmodel.tasks.base import Row
 from serve_app import ray_host
-from serve_app.batching import Batcher, Batching
+from serve_app.batching import Batcher, Batching, Ran
 from serve_app.endpoint import Endpoint
 from serve_app.metrics import Metrics
 from serve_app.options import ServeOptions
@@ -25,19 +26,28 @@ SWITCH_S = 0.0005
 class Replica:
     """Ray Serve calls the constructor, then `__serve_build_asgi_app__`; requests go straight to the endpoint.
 
-    A replica whose model does not reproduce its golden answers raises here and never becomes healthy.
+    A replica whose model does not reproduce its golden answers, or is not the one that was deployed, raises here and
+    never becomes healthy. `weights` are the digests of that one; {} where they are not known.
     """
 
-    def __init__(self, options: ServeOptions) -> None:
+    def __init__(self, options: ServeOptions, weights: Mapping[str, str]) -> None:
         ray_host.close_internal_port()
         sys.setswitchinterval(SWITCH_S)
         device = "cuda" if options.num_gpus else "cpu"
         predictor = Predictor.load(options.model, device=device, precision=options.precision)
+        refuse_others(predictor, weights)
         predictor.check_golden()
         self._endpoint = assemble(options, predictor, serve.get_replica_context().replica_id.unique_id)
 
     def __serve_build_asgi_app__(self) -> Endpoint:
         return self._endpoint
+
+
+def refuse_others(predictor: Predictor, weights: Mapping[str, str]) -> None:
+    """CheckpointError where a directory has other weights than when it was deployed: under one name, one model."""
+    if weights and predictor.info.get("weights") != weights:
+        folder = predictor.model.config.name_or_path
+        raise CheckpointError(f"{folder}: the model is another one since it was deployed. Deploy it again to serve it")
 
 
 def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpoint:
@@ -60,7 +70,7 @@ def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpo
     # with a second batch under way the model does not wait for encoding, nor for the lock that Python's threads share
     batcher: Batcher[Row, Answer] = Batcher(work, how, metrics.ran, 2 if options.num_cpus >= 2 else 1, begin)
     task, processor = predictor.task, predictor.processor
-    streams = streamed(predictor, begin)
+    streams = streamed(predictor, begin, metrics.ran)
     limits = Limits(options.max_inputs, options.max_body_bytes, options.max_body_s)
     form = Form(
         task.request(processor),
@@ -81,11 +91,10 @@ def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpo
     )
 
 
-def streamed(predictor: Predictor, begin: Callable[[], None]) -> Streams | None:
+def streamed(predictor: Predictor, begin: Callable[[], None], ran: Callable[[Ran], None]) -> Streams | None:
     """The running batch of a task that answers a token at a time; None for others."""
     if predictor.name not in STREAMED:
         return None
     decoder: Any = predictor.task
-    return Streams(
-        decoder.decoder(predictor.model, predictor.processor, PLACES), predictor.encode, predictor.inside, begin
-    )
+    rows = decoder.decoder(predictor.model, predictor.processor, PLACES)
+    return Streams(rows, predictor.encode, predictor.inside, begin, ran)

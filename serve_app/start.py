@@ -16,7 +16,7 @@ from bigmodel.cores import available_cores
 from bigmodel.errors import ResourceError, ServeError
 from bigmodel.predictor import check_directory
 from serve_app import ray_host
-from serve_app.options import ServeOptions, read_options
+from serve_app.options import DIGITS, ServeOptions, read_options
 from serve_app.ray_host import Host
 
 
@@ -80,7 +80,8 @@ def share_cpus(options: ServeOptions, cpus: int) -> ServeOptions:
 def fit_machine(options: ServeOptions, there: dict[str, float], say: Callable[[str], None]) -> ServeOptions:
     """The options as far as a machine of its own can do them: fewer replicas at most, or ResourceError if too few."""
     check_resources(options, there, "this machine")
-    most = min([int(there[kind] // each) for kind, each in needs(options).items() if each])
+    room = [int(round(there[kind] / each, DIGITS)) for kind, each in needs(options).items() if each]
+    most = min(room, default=options.max_replicas)
     if most >= options.max_replicas:
         return options
     say(f"This machine has room for {most} of {options.max_replicas} replicas; there will not be more.")
@@ -90,7 +91,7 @@ def fit_machine(options: ServeOptions, there: dict[str, float], say: Callable[[s
 def check_resources(options: ServeOptions, there: dict[str, float], where: str) -> None:
     """ResourceError where the least number of replicas does not fit: Ray would wait for ever."""
     for kind, each in needs(options).items():
-        need, have = each * options.min_replicas, there.get(kind, 0)
+        need, have = round(each * options.min_replicas, DIGITS), there.get(kind, 0)
         if need > have:
             raise ResourceError(
                 f"{options.min_replicas} replicas of {each:g} {kind} each need {need:g}; {where} has {have:g}. "

@@ -14,12 +14,14 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from bigmodel.tasks.base import Row
+from serve_app.batching import Ran
 from serve_app.protocol import Answer
 
 STREAMED = ("text-generation", "translation")
@@ -78,6 +80,7 @@ class Streams:
 
     encode  rows -> samples, what the decoder takes
     run     a step inside whatever the model wants around it, such as its precision
+    ran     told of each step: a token for every row
     """
 
     def __init__(
@@ -86,8 +89,9 @@ class Streams:
         encode: Callable[[Sequence[Row]], Sequence[Any]],
         run: Callable[[Callable[[], Sequence[Piece]]], Sequence[Piece]],
         begin: Callable[[], None] = lambda: None,
+        ran: Callable[[Ran], None] = lambda _: None,
     ) -> None:
-        self._decoder, self._encode, self._run = decoder, encode, run
+        self._decoder, self._encode, self._run, self._ran = decoder, encode, run, ran
         self._waiting: deque[Asked] = deque()
         self._under_way: dict[Hashable, Asked] = {}
         self._lock = threading.Lock()
@@ -116,6 +120,8 @@ class Streams:
                     return
         finally:
             asked.left = True
+            with self._lock, contextlib.suppress(ValueError):  # it has had its place
+                self._waiting.remove(asked)
 
     async def ask(self, rows: Sequence[Row]) -> list[Answer]:
         """Whole answers, in the order of the rows. When one is refused the others are left."""
@@ -140,8 +146,11 @@ class Streams:
 
     def _work(self) -> None:
         while self._admit():
+            rows, began_s = self._decoder.num_rows, time.monotonic()
             try:
-                for piece in self._run(self._decoder.step):
+                pieces = self._run(self._decoder.step)
+                self._ran(Ran(rows, rows, rows, time.monotonic() - began_s))
+                for piece in pieces:
                     self._under_way[piece.key].put(piece)
                     if piece.answer is not None:
                         del self._under_way[piece.key]

@@ -328,6 +328,10 @@ def test_a_damaged_run_json_is_listed_as_damaged(content, here, say):
         {"run.json": "{}", "events.jsonl": '{"kind": "start"}\n{"kind": "validation", "best": true}\n{"kind": []}\n'},
         {"run.json": "{}", "report.json": '{"metrics": {"loss": "x"}, "intervals": [], "rows": null}'},
         {"run.json": '{"decisions": {"healing": 3}}', "report.json": "["},
+        {"run.json": "{}", "events.jsonl": '{"kind": "start", "total_steps": 1e400}\n{"kind": "step", "step": NaN}\n'},
+        {"run.json": '{"progress": {"step": Infinity, "best_value": 1, "best_step": -Infinity, "seconds": NaN}}'},
+        {"run.json": "{}", "events.jsonl": '{"kind": "step", "step": 5, "samples": 1e300, "samples_per_s": 1e-300}\n'},
+        {"run.json": "{}", "events.jsonl": f'{{"kind": "step", "step": {"9" * 400}, "loss": 1}}\n'},
         {"run.json": '{"decisions": {"healing": [1, {}]}}', "events.jsonl": '{"kind": "healing", "rows": 1}\n'},
         {"run.json": '{"state": "finished"}', "report.json": '{"metrics": {"f": 1.0}, "intervals": {"f": [1]}}'},
     ],
@@ -388,6 +392,26 @@ def test_diff_of_a_run_with_its_copy_is_nothing(here, say):
     assert len(said) == 2
 
 
+def test_losses_that_are_no_numbers_are_the_same(here, say):
+    events = here / "runs/a/events.jsonl"
+    events.write_text(events.read_text() + '{"kind": "step", "step": 23, "loss": NaN}\n')
+    shutil.copytree("runs/a", "runs/copy")
+    assert "nothing differs: " in say("diff", "runs/a", "runs/copy")
+
+
+def test_weights_are_compared_as_they_are(here, say):
+    shutil.copytree("runs/a", "runs/copy")
+    file = here / "runs/copy/model/model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    changed = "runs/copy/model/model.safetensors is not what training saved"
+    said = say("diff", "runs/a", "runs/copy")
+    assert changed in said and "losses of the steps, weights" not in said
+    file.unlink()
+    assert "runs/copy/model/model.safetensors is missing" in say("diff", "runs/copy", "runs/a")
+
+
 def test_diff_compares_data_versions_and_results(here, say):
     shutil.copytree("runs/a", "runs/copy")
     change_json(here / "runs/copy/run.json", fingerprint="other")
@@ -427,6 +451,13 @@ def test_a_run_is_reproduced_to_the_last_bit(here, say):
     assert f"losses part at step 3: 0.125 -> {loss!r}" in said
     assert f"model.safetensors: SHA-256 000000000000 -> {digest}" in said
     assert "versions: torch: '1.0' -> " in said
+    assert "train.device" not in said, "it trains where the run did, and says so"
+
+    # weights that were equal, and are damaged
+    (here / "runs/a/model/model.safetensors").write_bytes(b"")
+    said = say("reproduce", "runs/a")
+    assert said.splitlines()[-2:] == ["not equal", "  runs/a/model/model.safetensors is not what training saved"]
+    assert say.code == 1
 
 
 def test_decisions_about_single_steps_are_told_and_kept_to(here, say):
@@ -465,6 +496,12 @@ def test_other_data_is_refused_before_anything_is_made(here, say):
     with pytest.raises(DataError, match="(?s)reviews.csv: no such file.*run it where the run was trained"):
         say("reproduce", "runs/a")
     assert sorted(path.name for path in (here / "runs").iterdir()) == [".prepared", "a", "deep"]
+
+
+def test_what_took_over_the_weights_of_another_trial_is_not_trained_again(here, say):
+    change_json(here / "runs/a/run.json", taken_over="003")
+    with pytest.raises(ConfigError, match="runs/a: it went on from weights of trial 003"):
+        say("reproduce", "runs/a")
 
 
 def test_a_reproduction_does_not_touch_the_run_nor_another(here, say):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bigmodel.experiment import Experiment, differences
-from bigmodel.history.record import Record, number, open_run, section
+from bigmodel.history.record import Record, open_run, section
 from bigmodel.history.sections import Sections, put_sections
 from bigmodel.training.events import Event
 
@@ -81,21 +81,19 @@ def _tests(a: Record, b: Record) -> list[str]:
 
 def losses(a: Record, b: Record) -> list[str]:
     """Where they first part."""
-    ours, theirs = ({step["step"]: number(step, "loss") for step in record.steps} for record in (a, b))
+    ours, theirs = ({step["step"]: repr(step.get("loss")) for step in record.steps} for record in (a, b))
     parting = next((step for step in sorted(ours.keys() & theirs.keys()) if ours[step] != theirs[step]), None)
     if parting is not None:
-        return [f"part at step {parting:,}: {ours[parting]!r} -> {theirs[parting]!r}"]
+        return [f"part at step {parting:,}: {ours[parting]} -> {theirs[parting]}"]
     if ours.keys() != theirs.keys():
         return [f"equal in {len(ours.keys() & theirs.keys()):,} steps; there are {len(ours):,} -> {len(theirs):,}"]
     return []
 
 
 def weights(a: Record, b: Record) -> list[str]:
-    """SHA-256 of the files of the model directory, where they differ."""
-    if a.weights == b.weights:
-        return []
+    """SHA-256 of the files that training saved in the model directory, where they differ; and which no longer are."""
     names = sorted(name for name in a.weights.keys() | b.weights.keys() if a.weights.get(name) != b.weights.get(name))
-    return [f"{name}: SHA-256 {_start(a, name)} -> {_start(b, name)}" for name in names]
+    return [f"{name}: SHA-256 {_start(a, name)} -> {_start(b, name)}" for name in names] + a.damage + b.damage
 
 
 def _start(record: Record, name: str) -> str:

@@ -4,9 +4,11 @@ out, or said."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -178,7 +180,8 @@ class Record:
         taken = [seconds for event in self.of_kind("validation") if (seconds := number(event, "seconds")) is not None]
         to_come = self.total_steps // every - self.step // every if every else 0
         validating = to_come * statistics.mean(taken) if taken else 0
-        return (self.total_steps - self.step) * statistics.mean(quick) + validating
+        left = (self.total_steps - self.step) * statistics.mean(quick) + validating
+        return left if math.isfinite(left) else None
 
     @property
     def best(self) -> tuple[str, float, int] | None:
@@ -233,8 +236,22 @@ class Record:
     @cached_property
     def weights(self) -> dict[str, Any]:
         """File -> SHA-256 of the model directory's weights, as they were saved. {} before there are any."""
-        files = sorted((self.path / "model").glob("*.safetensors"))
-        return section(self.stored, "weights") or {file.name: digest(str(file)) for file in files}
+        return section(self.stored, "weights") or self._weights_there
+
+    @cached_property
+    def _weights_there(self) -> dict[str, str]:
+        """The same of the files as they are."""
+        return {file.name: digest(str(file)) for file in sorted((self.path / "model").glob("*.safetensors"))}
+
+    @property
+    def damage(self) -> list[str]:
+        """In what the files of weights are not what was saved, a line each."""
+        there = self._weights_there
+        return [
+            f"{self.name}/model/{name} {'is not what training saved' if name in there else 'is missing'}"
+            for name, saved in self.weights.items()
+            if there.get(name) != saved
+        ]
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -262,15 +279,18 @@ def section(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def number(tree: Mapping[str, Any], key: str) -> float | None:
+    """None also for what is not finite, or an integer beyond a float's range."""
     value = tree.get(key)
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def seconds_of(steps: list[Event]) -> Iterator[float]:
     for step in steps:
         samples, rate = number(step, "samples"), number(step, "samples_per_s")
-        if samples is not None and rate:
-            yield samples / rate
+        if samples is not None and rate and math.isfinite(seconds := samples / rate):
+            yield seconds
 
 
 # ---- which folders are runs

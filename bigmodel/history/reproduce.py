@@ -25,7 +25,7 @@ from bigmodel.training.fit import fit_in_parts, say
 from bigmodel.training.loop import finish
 from bigmodel.training.run import Run
 
-EXPLAIN = ("experiment", "versions", "decisions", "machine")  # what can explain another result
+EXPLAIN = ("versions", "decisions", "machine")  # what can explain another result; the experiment is the same
 HERE = "Relative paths start where the command runs: run it where the run was trained"
 
 
@@ -70,6 +70,11 @@ def again(record: Record, output: Path) -> Experiment:
     if record.state != "finished":
         raise ConfigError(
             f"{record.name}: {record.state}: there is no result to reproduce. Finish it first with bigmodel train"
+        )
+    if other := record.info.get("taken_over"):
+        raise ConfigError(
+            f"{record.name}: it went on from weights of trial {other} (tune.scheduler: pbt), with other values than "
+            "before: no experiment gives it again"
         )
     file = record.path / "experiment.yaml"
     try:
@@ -120,6 +125,8 @@ def tell(record: Record, repeated: Record) -> int:
     print("not equal")
     for line in [*(f"losses {line}" for line in parted), *found["weights"]]:
         print(f"  {line}")
+    if not parted and record.weights == repeated.weights:
+        return 1  # it is told: what was saved was equal
     reasons = [f"{title}: {line}" for title in EXPLAIN for line in found[title]]
     if len({tuple(machine(start).items()) for start in record.of_kind("start")}) > 1:
         reasons.append(f"machine: not one did all of {record.name}, or not with as many threads")

@@ -1,6 +1,10 @@
 """The form of requests for a task that is not text: what a later task gets without touching the endpoint."""
 
+import html
 import json
+import re
+import shutil
+import subprocess
 import time
 from typing import Literal
 
@@ -108,3 +112,50 @@ def test_document_and_page_are_made_of_the_form():
     assert schemas["Person"]["properties"]["age"]["minimum"] == 0 and "income" in schemas["Guess"]["properties"]
     text = page("people", FORM).decode()
     assert 'name="age" data-kind="JSON"' in text and '{"age": "...", "city": "..."}' in text
+    assert 'name="city" data-kind="text or JSON" data-others="null"' in text
+    assert 'name="text" data-kind="text or JSON" data-others="array"' in page("chat", CHAT).decode()
+
+
+def test_the_document_says_that_an_answer_can_be_streamed_where_it_can():
+    form = Form(text_generation.request(None), text_generation.answer(None), Limits(), streams=True)
+    for one, streams in ((form, True), (CHAT, False)):
+        document = openapi("chat", one)
+        properties = document["components"]["schemas"][one.one.__name__]["properties"]
+        answered = document["paths"]["/models/chat/predict"]["post"]["responses"]["200"]["content"]
+        assert ("stream" in properties) is ("text/event-stream" in answered) is streams
+
+
+def test_the_document_names_the_pages_where_also_a_shared_ray_has_them():
+    assert all(path.startswith("/models/people/") for path in openapi("people", FORM)["paths"])
+
+
+def test_any_name_of_a_column_leaves_the_page_whole():
+    form = Form(create_model("Row", **{"@ROUTES": (int, ...), "it's": (int, ...)}), Guess, Limits())
+    text = html.unescape(page("people", form).decode())
+    assert """-d '{"@ROUTES": "...", "it'"'"'s": "..."}' <span""" in text
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="there is no node")
+def test_the_page_sends_what_is_typed():
+    typed = {"text": "def f", "stop": '["a"]', "seed": ""}
+    chat = {"text": '[{"role": "user", "content": "hi"}]'}
+    sent = [json.loads(asked(page("chat", CHAT).decode(), fields)) for fields in (typed, chat, {"text": "3"})]
+    assert sent == [{"text": "def f", "stop": ["a"]}, {"text": json.loads(chat["text"])}, {"text": "3"}]
+
+
+def asked(text: str, typed: dict[str, str]) -> str:
+    """The body that the page's script sends."""
+    found = re.findall(r'<textarea name="([^"]*)" data-kind="([^"]*)" data-others="([^"]*)"', text)
+    areas = [{"name": name, "value": typed.get(name, ""), "dataset": {"kind": kind, "others": others}}
+             for name, kind, others in found]  # fmt: skip
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    browser = f"""
+    const form = {{}}, location = {{origin: ""}};
+    const document = {{getElementById: () => form}};
+    const fetch = async (path, what) => {{ console.log(what.body); return {{json: async () => ({{}})}}; }};
+    {script}
+    form.onsubmit({{
+      preventDefault: () => 0,
+      target: {{querySelector: () => null, querySelectorAll: () => {json.dumps(areas)}}}
+    }});"""
+    return subprocess.run(["node", "-e", browser], capture_output=True, text=True, check=True, timeout=30).stdout

@@ -103,7 +103,7 @@ def serve(model: Path, folder: Path, *arguments: str, port: int = 0, **more: str
         (ResourceError, "1 replicas of 1000 CPU each need 1000", {"num_cpus": 1000}),
         (ResourceError, "1 replicas of 1000 GPU each need 1000", {"num_gpus": 1000}),
         (ServeError, "cannot be listened on: Address already in use. Choose another --port", {"port": "taken"}),
-        (ServeError, "cannot be listened on", {"host": "203.0.113.1"}),
+        (ServeError, "--host 203.0.113.1 is no address of this machine", {"host": "203.0.113.1"}),
         (ConfigError, "name may have letters", {"name": "a/b"}),
     ],
 )  # fmt: skip
@@ -167,6 +167,25 @@ def test_refusals_pass_the_front_unchanged(front):
     assert front.get("/readyz").body == {"status": "ready"}
     assert front.request("HEAD", "/models/reviews/healthz").status == 200
     assert b"<textarea" in front.get("/docs").body
+
+
+@pytest.mark.parametrize("value", [b"\xff", b"0.000001"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"x-request-timeout-seconds",
+        b"X-Request-Disconnect-Disabled",
+        b"x-session-id",
+        b"x_session_id",
+        b"x-request-id",
+        b"serve_multiplexed_model_id",
+        b"serve-multiplexed-model-id",
+    ],
+)
+def test_what_ray_would_read_of_a_head_does_not_reach_it(front, name, value):
+    body = json.dumps({"texts": ["a good film " * 10] * 32}).encode()
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n%s: %s\r\ncontent-length: %d\r\n\r\n"
+    assert front.raw(head % (front.path.encode(), name, value, len(body)) + body).startswith(b"HTTP/1.1 200")
 
 
 def test_odd_clients_are_answered(front):

@@ -56,6 +56,20 @@ def test_streams_that_run_together_say_what_each_says_alone(client):
     assert client.ask({"inputs": asked[:8]}).body == alone[:8]
 
 
+def counted(client: Any, name: str) -> float:
+    lines = client.get("/metrics").body.decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"bigmodel_{name}{{"))
+
+
+def test_each_step_is_a_call_of_the_model(client):
+    names = ("batch_inputs_count", "batch_inputs_sum", "batch_seconds_count", "real_tokens_total")
+    before = {name: counted(client, name) for name in names}
+    asked = {"text": "the", "max_new_tokens": 6}
+    assert [answer["tokens"] for answer in client.ask({"inputs": [asked] * 2}).body] == [6, 6]
+    calls, rows, timed, tokens = (counted(client, name) - before[name] for name in names)
+    assert 6 <= calls == timed <= 12 and rows == tokens == 12
+
+
 LONG = {"text": "the", "max_new_tokens": 4096}
 
 
@@ -78,6 +92,34 @@ def test_a_client_that_leaves_frees_its_place(client):
     for line in lines:
         line.close()
     assert seconds(client, {"text": "the", "max_new_tokens": 2}) < long_s / 2
+
+
+def test_who_left_does_not_wait(client):
+    """While all places are taken."""
+    from serve_app.streaming import PLACES
+
+    def begin(asked: dict[str, Any]) -> http.client.HTTPConnection:
+        line = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
+        line.request("POST", client.path, json.dumps(asked | {"stream": True}), {"content-type": "application/json"})
+        return line
+
+    def wait(num: int) -> None:
+        while counted(client, "waiting_inputs") != num:
+            assert time.monotonic() < deadline, f"{counted(client, 'waiting_inputs')} wait, not {num}"
+            time.sleep(0.01)
+
+    deadline, answered = time.monotonic() + 10, counted(client, "inputs_total")
+    under_way = [begin(LONG) for _ in range(PLACES)]
+    for line in under_way:
+        line.getresponse().read(10)
+    waiting = [begin({"text": "the"}) for _ in range(5)]
+    wait(5)
+    for line in waiting:
+        line.close()
+    wait(0)
+    assert counted(client, "inputs_total") == answered, "all places are still taken"
+    for line in under_way:
+        line.close()
 
 
 @pytest.mark.parametrize(
