@@ -14,7 +14,9 @@ from bigmodel.evaluation.metrics import bootstrap_interval, mcnemar
 from bigmodel.tasks.base import Goal
 
 CONFIDENCE = 0.95
-Values = Mapping[str, Mapping[int, float]]  # name of a candidate -> seed -> its best value on the validation rows
+Values = Mapping[str, Mapping[int, float]]
+"""Name of a candidate -> seed -> its best value on the validation rows, NaN where it failed. One that had failed in the
+search, and was not repeated, has no seed."""
 Outcome = Literal["better", "noise", "worse", "default", "unknown"]
 
 
@@ -51,7 +53,8 @@ class Verdict:
 
 
 def judge(values: Values, default: str, goal: Goal) -> Verdict:
-    """The winner is the candidate with fewest failed seeds, and of those the one with the best mean over its seeds.
+    """The winner is the candidate with fewest failed seeds, and of those the one with the best mean over its seeds; never
+    one that was not repeated.
 
     The seed by which the search chose its candidates flatters them. Of 16 equal trials, with the best two repeated to 3
     seeds, 7 in 100 searches end with "better" where that seed is among the values, 4 in 100 where it is left out
@@ -64,7 +67,13 @@ def judge(values: Values, default: str, goal: Goal) -> Verdict:
     means = {name: sum(own.values()) / len(own) if own else math.nan for name, own in good.items()}
     sign = 1 if goal.mode == "max" else -1
     order = sorted(
-        good, key=lambda name: (len(failed[name]), -sign * means[name] if good[name] else 0.0, name != default)
+        good,
+        key=lambda name: (
+            not values[name],
+            len(failed[name]),
+            -sign * means[name] if good[name] else 0.0,
+            name != default,
+        ),
     )
 
     winner = order[0]
@@ -74,7 +83,7 @@ def judge(values: Values, default: str, goal: Goal) -> Verdict:
         winner,
         default,
         outcome,
-        _words(winner, default, outcome, difference, good, failed, goal),
+        _words(winner, default, outcome, difference, values, good, failed, goal),
         difference,
         {name: means[name] if good[name] else None for name in order},
         {name: good[name] for name in order},
@@ -135,6 +144,7 @@ def _words(
     default: str,
     outcome: Outcome,
     difference: Difference,
+    values: Values,
     good: Values,
     failed: Mapping[str, list[int]],
     goal: Goal,
@@ -146,7 +156,9 @@ def _words(
         with_seeds = (
             f"seed{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}" if good[name] else "every seed"
         )
-        if missing:
+        if not values[name]:
+            sentences.append(f"{_title(name)} failed in the search, and was not repeated.")
+        elif missing:
             sentences.append(f"{_title(name)} failed with {with_seeds}.")
     return " ".join(sentences)
 
@@ -155,7 +167,8 @@ def _sentence(winner: str, default: str, outcome: Outcome, difference: Differenc
     count = len(difference.seeds)
     seeds = f"{count} seed{'' if count == 1 else 's'}"
     if outcome == "default":
-        return f"{_title(default)} wins: no other candidate has a better {goal.metric} on average ({seeds})."
+        equals = " that failed with as few seeds" if any(good[name].keys() != good[default].keys() for name in good) else ""
+        return f"{_title(default)} wins: no other candidate{equals} has a better {goal.metric} on average ({seeds})."
     if not good[default]:
         return f"{_title(winner)} wins, with nothing to compare it to."
     if difference.mean is None or difference.low is None or difference.high is None:

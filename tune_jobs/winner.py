@@ -19,15 +19,19 @@ DEFAULT = "the default"
 
 
 def judged(found: Search) -> Verdict | None:
-    """Candidates against the default, by the further seeds alone: the search's own seed chose them."""
+    """Candidates against the default, by the further seeds alone: the search's own seed chose them. None where nothing
+    was repeated.
+
+    A repeat that diverged has no value, whatever it had reached before.
+    """
     goal = tasks.get(found.experiment.task).goal
     values: dict[str, dict[int, float]] = {}
-    reached = {repeat.number: repeat.best(goal.mode) for repeat in found.repeats}
+    reached = {repeat.number: repeat.best(goal.mode) for repeat in found.repeats if repeat.state != "failed"}
     for number, params in repeats_of(found.experiment, found.trials).items():
         value = reached.get(number)
         own = values.setdefault(name(number // REPEATS), {})
         own[params["train.seed"]] = float("nan") if value is None else value
-    return judge(values, DEFAULT, goal) if DEFAULT in values else None
+    return judge({DEFAULT: {}} | values, DEFAULT, goal) if values else None
 
 
 def name(number: int) -> str:

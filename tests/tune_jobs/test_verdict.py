@@ -55,8 +55,15 @@ BETTER = {"default": {0: 0.85, 1: 0.85, 2: 0.86}, "trial 5": {0: 0.858, 1: 0.856
          "Trial 5 wins, but 1 seed in common with default cannot tell it from noise."),
         ({"default": {0: NAN, 1: NAN}, "trial 5": {0: 0.9, 1: 0.9}}, ACCURACY, "trial 5", "unknown",
          "Trial 5 wins, with nothing to compare it to. Default failed with every seed."),
-        ({"default": {}, "trial 5": {0: NAN}}, ACCURACY, "default", "unknown",
+        ({"default": {0: NAN}, "trial 5": {0: NAN}}, ACCURACY, "default", "unknown",
          "No repetition has a value, so nothing is known."),
+        ({"default": {}, "trial 5": {0: NAN}}, ACCURACY, "trial 5", "unknown",
+         "No repetition has a value, so nothing is known."),
+        ({"default": {}, "trial 5": {0: 0.8, 1: 0.9}}, ACCURACY, "trial 5", "unknown",
+         "Trial 5 wins, with nothing to compare it to. Default failed in the search, and was not repeated."),
+        ({"default": {0: 0.8, 1: 0.8}, "trial 5": {0: 0.95, 1: NAN}}, ACCURACY, "default", "default",
+         "Default wins: no other candidate that failed with as few seeds has a better accuracy on average (2 seeds). "
+         "Trial 5 failed with seed 1."),
         ({"default": {0: 0.9, 1: 0.9, 2: NAN}, "trial 5": {0: 0.8, 1: 0.8, 2: 0.8}}, ACCURACY, "trial 5", "worse",
          "Trial 5 is worse than default by 10.0 points of accuracy (10.0 to 10.0, 2 seeds). "
          "Default failed with seed 2."),
