@@ -285,12 +285,11 @@ def scheduler(base: Experiment, ranges: Space, ended: Sequence[Trial]) -> Any:
     if tune.scheduler == "pbt":
         import random
 
-        from ray.tune.schedulers import PopulationBasedTraining
-
         from tune_jobs.explore import explorer
+        from tune_jobs.population import Population
 
         random.seed(tune.seed)  # whom a bad trial takes over from
-        return PopulationBasedTraining(
+        return Population(
             time_attr="validations",
             metric=goal.metric,
             mode=goal.mode,

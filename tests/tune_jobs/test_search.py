@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from ray.tune.experiment import Trial as RayTrial
 
 from bigmodel import tasks
 from bigmodel.errors import CheckpointError, ConfigError, DataError, Interrupted, ResourceError, TrainingError
@@ -22,7 +24,9 @@ from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.training import events
 from bigmodel.training.fit import fit
+from bigmodel.training.run import Run
 from tune_jobs.journal import Journal, Trial, read
+from tune_jobs.population import Population
 from tune_jobs.propose import Proposals
 from tune_jobs.search import all_of, refuse_another, search
 from tune_jobs.space import space, with_values
@@ -213,6 +217,21 @@ def test_population_based_training_takes_over_weights(experiment, ray_here):
     last = [own["optim"]["lr"] for own in stored]
     assert last != [first[number] for number in range(4)], "no trial took over another's"
     assert [trial.params["optim.lr"] for trial in found.trials] == last, "what is repeated is what was trained last"
+    taken = [number for number in range(4) if "taken_over" in Run(found.folder / "trials" / f"{number:03}").info]
+    assert taken == [number for number in range(4) if last[number] != first[number]]
+    assert 0 not in taken, "the default is what the experiment says"
+
+
+def test_the_default_is_not_among_those_that_take_over():
+    """Of a population in which it is the worst, by far."""
+    population = Population(time_attr="validations", metric="accuracy", mode="max", custom_explore_fn=dict)
+    controller: Any = SimpleNamespace(search_alg=None)
+    for number in range(8):
+        trial = RayTrial("trial", config={"own": {"number": number}}, stub=True)
+        population.on_trial_add(controller, trial)
+        population._trial_state[trial].last_score = number / 10
+    numbers = [[trial.config["own"]["number"] for trial in side] for side in population._quantiles()]
+    assert numbers == [[1], [6, 7]]
 
 
 def test_a_trial_goes_on_with_the_values_it_had_taken_over(experiment, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bigmodel.training.run import Run
 from tune_jobs.journal import Trial
 from tune_jobs.search import Search, best_of, repeats_of
 from tune_jobs.space import space
@@ -67,3 +68,14 @@ def test_a_trial_that_failed_after_a_validation_is_never_the_best():
     failed = [trial(0, 0.9, "failed"), trial(1, 0.8, "failed")]
     assert best_of(failed, "max") == []
     assert [one.number for one in best_of([*failed, trial(2, 0.7, "stopped")], "max")] == [2]
+
+
+def test_it_is_said_whose_repeats_began_anew_under_pbt(search):
+    found = search([trial(0, 0.8), trial(1, 0.9), trial(2, 0.85)], {0: [0.8], 1: [0.9], 2: [0.7]})
+    alone = judged(found).words
+    for number in (1, 3):
+        Run(found.folder / "trials" / f"{number:03}").path.mkdir(parents=True)
+        Run(found.folder / "trials" / f"{number:03}").write(taken_over="000")
+    assert judged(found).words == (
+        f"{alone} Trial 1 had taken over weights and values of others: its repeats began anew, with the last values."
+    )
