@@ -114,7 +114,7 @@ def columns(report: Mapping[str, Any]) -> list[str]:
 
 def cells(one: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
     """Of a trial, one a column."""
-    params = (shown(one["params"].get(field)) for field in report["scales"])
+    params = (shown(one["params"][field]) if field in one["params"] else "" for field in report["scales"])
     value = "" if one["value"] is None else f"{one['value']:.4f}"
     return [str(one["number"]), value, *params, one["state"], f"{one['steps']:,}", f"{one['seconds']:,.1f}"]
 
@@ -128,7 +128,7 @@ def commands(report: Mapping[str, Any]) -> list[str]:
 def shown(value: Any) -> str:
     """A parameter's value in few letters."""
     if value is None:
-        return ""
+        return "null"
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
