@@ -166,9 +166,9 @@ def importance(trials: Sequence[Trial], goal: Goal, scales: Scales) -> Picture:
         few = " So few trials give a hint at most." if len(valued) < FEW else ""
         words = (
             f"A forest of trees predicts {goal.metric} from {len(valued)} trials, a stopped one with the best it had "
-            "reached. Of the variance of its predictions over all that was searched, a bar is the share that a parameter "
-            "explains alone; what is left of 100 % they explain together, in pairs or more: functional ANOVA (Hutter et "
-            f"al., 2014).{few}"
+            "reached. Of the variance of its predictions over all values tried, a bar is the share that a parameter "
+            "explains alone; what is left of 100 % they explain together, in pairs or more: functional ANOVA (Hutter "
+            f"et al., 2014).{few}"
         )
         return Picture(title, words, svg())
 

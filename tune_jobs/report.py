@@ -34,8 +34,9 @@ def report(
 ) -> dict[str, Any]:
     """JSON only: a value that is no number is null, and the trials come best first.
 
-    `verdict` is None where nothing was repeated; `test` is what `compare_rows` says of the test rows; `seconds` is the
-    time of the whole search; `best` and `model` are the paths of the winner's experiment and of its model directory.
+    `verdict` is None where nothing was repeated; `test` is what `compare_rows` says of the test rows; `seconds` is what
+    trials and repeats took, all runs of the command together; `best` and `model` are the paths of the winner's
+    experiment and of its model directory.
     """
     return {
         "name": name,

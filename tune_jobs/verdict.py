@@ -55,8 +55,8 @@ class Verdict:
 
 
 def judge(values: Values, default: str, goal: Goal) -> Verdict:
-    """The winner is the candidate with fewest failed seeds, and of those the one with the best mean over its seeds; never
-    one that was not repeated.
+    """The winner is the candidate with fewest failed seeds, and of those the one with the best mean over its seeds;
+    never one that was not repeated.
 
     The seed by which the search chose its candidates flatters them. Of 16 equal trials, with the best two repeated to 3
     seeds, 7 in 100 searches end with "better" where that seed is among the values, 4 in 100 where it is left out
@@ -177,7 +177,7 @@ def _sentence(winner: str, default: str, outcome: Outcome, difference: Differenc
     count = len(difference.seeds)
     seeds = f"{count} seed{'' if count == 1 else 's'}"
     if outcome == "default":
-        equals = " that failed with as few seeds" if any(good[name].keys() != good[default].keys() for name in good) else ""
+        equals = " that failed with as few seeds" if len({len(own) for own in good.values()}) > 1 else ""
         return f"{_title(default)} wins: no other candidate{equals} has a better {goal.metric} on average ({seeds})."
     if not good[default]:
         return f"{_title(winner)} wins, with nothing to compare it to."

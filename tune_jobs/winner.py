@@ -18,7 +18,8 @@ from tune_jobs.verdict import Verdict, compare_rows, judge
 
 DEFAULT = "the default"
 LAST_VALUES = """\
-# What the model had last: it went on from another trial's weights (tune.scheduler: pbt). Trained anew, this gives another model.
+# What the model had last: it went on from another trial's weights (tune.scheduler: pbt). Trained anew, these values
+# give another model.
 """
 
 
@@ -29,15 +30,15 @@ def judged(found: Search) -> Verdict | None:
     A repeat that diverged has no value, whatever it had reached before.
     """
     goal = tasks.get(found.experiment.task).goal
-    values: dict[str, dict[int, float]] = {}
+    values: dict[str, dict[int, float]] = {DEFAULT: {}}
     reached = {repeat.number: repeat.best(goal.mode) for repeat in found.repeats if repeat.state != "failed"}
     for number, params in repeats_of(found.experiment, found.trials).items():
         value = reached.get(number)
         own = values.setdefault(name(number // REPEATS), {})
         own[params["train.seed"]] = float("nan") if value is None else value
-    if not values:
+    if not any(values.values()):
         return None
-    verdict = judge({DEFAULT: {}} | values, DEFAULT, goal)
+    verdict = judge(values, DEFAULT, goal)
     repeated = {number // REPEATS for number in reached}
     mixed = [str(trial.number) for trial in found.trials if trial.number in repeated and took_over(found, trial)]
     return replace(verdict, words=f"{verdict.words} {_of_last_values(mixed)}") if mixed else verdict

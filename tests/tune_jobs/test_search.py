@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +29,7 @@ from bigmodel.training.run import Run
 from tune_jobs.journal import Journal, Trial, read
 from tune_jobs.population import Population
 from tune_jobs.propose import Proposals
-from tune_jobs.search import all_of, refuse_another, search
+from tune_jobs.search import all_of, refuse_another, search, seconds, timed
 from tune_jobs.space import space, with_values
 from tune_jobs.trial import Trial as Trainable
 from tune_jobs.tune import tune
@@ -104,7 +105,9 @@ def test_the_winner_is_judged_kept_and_tested_once(experiment, tmp_path, ray_her
     assert Predictor.load(folder / "best" / "model").predict([{"text": "good"}])[0]["label"] in ("good", "bad")
     tested = (folder / "best" / "report.json").stat().st_mtime_ns
     (folder / "best" / "test.json").unlink()  # as where it was killed before it was written
-    assert tune(file, changes)["verdict"] == told["verdict"]
+    again = tune(file, changes)
+    assert again["verdict"] == told["verdict"]
+    assert again["seconds"] == told["seconds"] > sum(trial["seconds"] for trial in told["trials"]) / 2
     assert (folder / "best" / "report.json").stat().st_mtime_ns == tested, "the test rows were looked at again"
     more = tune(file, [*changes, "tune.trials=4", "tune.candidates=2"])
     assert more["verdict"]["values"].items() >= told["verdict"]["values"].items(), "repeats are kept where trials join"
@@ -333,6 +336,17 @@ def test_a_search_that_has_found_nothing_is_replaced_by_another(experiment, tmp_
     (tmp_path / "search.yaml").write_text("{")
     with pytest.raises(CheckpointError, match="what search this is cannot be read. --fresh starts over"):
         refuse_another(tmp_path, first)
+
+
+def test_the_seconds_of_a_search_are_those_of_all_its_parts(tmp_path):
+    assert seconds(tmp_path) == 0
+    for _ in range(2):
+        with suppress(KeyboardInterrupt), timed(tmp_path):
+            time.sleep(0.02)
+            raise KeyboardInterrupt
+    assert 0.04 <= seconds(tmp_path) < 2
+    (tmp_path / "seconds.json").write_text('"')
+    assert seconds(tmp_path) == 0
 
 
 def test_a_killed_search_ends_at_the_same_winner(experiment, tmp_path):
