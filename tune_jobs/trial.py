@@ -149,7 +149,7 @@ class Trial(tune.Trainable):
         (Path(checkpoint_dir) / OWNER).write_text(self._path.name)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from another trial's weights, optimiser and history, with this one's values; or, after a wait, from its own."""
+        """Go on from another trial's weights, optimiser and history, with this one's values; or from its own."""
         self.cleanup()
         self._settle()
         taken = self._path.with_name(f"{self._path.name}.taken")
