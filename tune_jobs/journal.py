@@ -49,8 +49,9 @@ def best(curve: Iterable[tuple[int, float]], mode: str) -> float | None:
 
 
 def ranked(trials: Iterable[Trial], mode: str) -> list[Trial]:
-    """Those that have a value, the best first."""
-    valued = [(value, trial) for trial in trials if (value := trial.best(mode)) is not None]
+    """Those that have a value, the best first; none that failed, whatever it had reached before."""
+    whole = [trial for trial in trials if trial.state != "failed"]
+    valued = [(value, trial) for trial in whole if (value := trial.best(mode)) is not None]
     return [trial for _, trial in sorted(valued, key=lambda one: one[0], reverse=mode == "max")]
 
 

@@ -40,6 +40,7 @@ STYLE: dict[Any, Any] = {
 STATES: dict[State, str] = {"finished": "#2166ac", "stopped": "#92b7d7", "running": "#999999", "failed": "#c0392b"}
 BEST = "#e08214"
 COLOURS = "viridis"
+SHOWN = 18  # letters of a value
 FEW = 10  # trials below which an importance is a hint at most
 
 
@@ -153,19 +154,21 @@ def importance(trials: Sequence[Trial], goal: Goal, scales: Scales) -> Picture:
     shares, reason = _importances(valued, scales)
     if reason:
         return Picture(title, reason)
-    with _drawing(height=0.7 + 0.32 * len(shares)) as (figure, svg):
+    with _drawing(height=0.9 + 0.32 * len(shares)) as (figure, svg):
         axes = figure.subplots()
         names = list(shares)[::-1]
         bars = axes.barh(_short(names), [shares[name] for name in names], color=STATES["finished"], height=0.62)
         axes.bar_label(bars, [f"{shares[name]:.0%}" for name in names], padding=4)
-        axes.set(xlim=(0, 1), xticks=[])
+        axes.set(xlim=(0, 1), xticks=[], xlabel="share of the variance that it explains alone")
         axes.spines["bottom"].set_visible(False)
         axes.tick_params(left=False)
         axes.grid(False)
         few = " So few trials give a hint at most." if len(valued) < FEW else ""
         words = (
-            f"Share of the variance of {goal.metric} that each parameter explains alone: functional ANOVA (Hutter et "
-            f"al., 2014) over {len(valued)} trials, a stopped one with the best it had reached.{few}"
+            f"A forest of trees predicts {goal.metric} from {len(valued)} trials, a stopped one with the best it had "
+            "reached. Of the variance of its predictions over all values tried, a bar is the share that a parameter "
+            "explains alone; what is left of 100 % they explain together, in pairs or more: functional ANOVA (Hutter "
+            f"et al., 2014).{few}"
         )
         return Picture(title, words, svg())
 
@@ -257,10 +260,14 @@ def _extend(valued: Valued, low: float, high: float) -> str:
 
 
 def _importances(valued: Valued, scales: Scales) -> tuple[dict[str, float], str]:
-    """(share of each parameter, largest first; or why there are none)."""
+    """(share of each parameter, largest first; or why there are none).
+
+    Main effects, as Optuna's evaluator has them: of the variance of a random forest. Its `get_param_importances` would
+    stretch them to a sum of 1, which hides what parameters do together.
+    """
     import optuna
 
-    valued = [pair for pair in valued if all(pair[0].params.get(name) is not None for name in scales)]
+    valued = [pair for pair in valued if all(_has(pair[0], name, scales) for name in scales)]
     if len(valued) < 2:
         return {}, "This takes two trials with a value."
     if len({value for _, value in valued}) < 2:
@@ -279,8 +286,7 @@ def _importances(valued: Valued, scales: Scales) -> tuple[dict[str, float], str]
             ranges = {name: distribution for name, (_, distribution) in varied.items()}
             study.add_trial(optuna.create_trial(params=params, distributions=ranges, value=value))
         fanova = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        shares = optuna.importance.get_param_importances(study, evaluator=fanova)
-        return {name: float(share) for name, share in shares.items()}, ""
+        return {name: float(share) for name, share in fanova.evaluate(study).items()}, ""
     finally:
         optuna.logging.set_verbosity(verbosity)
 
@@ -310,13 +316,14 @@ class _Column:
 
 
 def _column(name: str, trials: Sequence[Trial], scales: Scales) -> _Column:
-    having = {trial.number: trial.params[name] for trial in trials if trial.params.get(name) is not None}
+    having = {trial.number: trial.params[name] for trial in trials if _has(trial, name, scales)}
     scale = _scale(name, trials, scales)
     if scale == "choice":
-        words = {number: _shown(value) for number, value in having.items()}
+        words = {number: _word(value) for number, value in having.items()}
         order = sorted(set(words.values()), key=_number_first)
         heights = {word: (i / (len(order) - 1) if len(order) > 1 else 0.5) for i, word in enumerate(order)}
-        return _Column({number: heights[word] for number, word in words.items()}, [(heights[w], w) for w in order])
+        ticks = list(zip(heights.values(), _told_apart(order), strict=True))
+        return _Column({number: heights[word] for number, word in words.items()}, ticks)
     low, high = min(having.values()), max(having.values())
     start, end = _position(scale, low), _position(scale, high)
 
@@ -335,6 +342,11 @@ def _value_column(valued: Valued, low: float, high: float) -> _Column:
 
     ticks = [(height(value), _shown(value)) for value in _ticks("linear", low, high)]
     return _Column({trial.number: height(value) for trial, value in valued}, ticks)
+
+
+def _has(trial: Trial, name: str, scales: Scales) -> bool:
+    """A null is a value where it was one of the choices."""
+    return trial.params.get(name) is not None or name in trial.params and scales[name] == "choice"
 
 
 def _scale(name: str, trials: Sequence[Trial], scales: Scales) -> Scale:
@@ -391,10 +403,23 @@ def _is_number(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value in few letters: without what an SVG cannot hold, such as control characters."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return text if len(text) <= 18 else text[:17] + "…"
+    """A value in few letters."""
+    text = _word(f"{value:.4g}" if isinstance(value, float) else value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def _word(value: Any) -> str:
+    """A value without what an SVG cannot hold, such as control characters."""
+    text = "null" if value is None else str(value)
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _told_apart(words: Sequence[str]) -> list[str]:
+    """In few letters, the last ones where the first ones are the same."""
+    first = [_shown(word) for word in words]
+    return [
+        short if first.count(short) == 1 else "…" + word[1 - SHOWN :] for word, short in zip(words, first, strict=True)
+    ]
 
 
 def _number_first(word: str) -> tuple[float, str]:

@@ -24,6 +24,8 @@ from tune_jobs.space import Space, current
 
 RANDOM_FIRST = 6
 """Trials at random before the estimators have something to estimate from."""
+NOTHING: Any = object()
+"""What the experiment says of a field that it leaves out."""
 
 
 class Unsaved(Searcher):
@@ -49,8 +51,12 @@ class Proposals(Unsaved):
     `tune.trials`."""
 
     def __init__(self, space: Space, experiment: Experiment, journal: Journal, goal: Goal) -> None:
-        written = {name: current(experiment, name) for name in space}
-        self._default = {name: value for name, value in written.items() if value is not None}
+        written = {name: current(experiment, name, NOTHING) for name in space}
+        self._default = {
+            name: value
+            for name, value in written.items()
+            if value is not NOTHING and (value is not None or None in space[name].values)
+        }
         self._grid: list[dict[str, Any]] = []
         if experiment.tune.search == "grid":
             places = ({name: space[name].value(drawn) for name, drawn in place.items()} for place in grid(space))

@@ -34,8 +34,9 @@ def report(
 ) -> dict[str, Any]:
     """JSON only: a value that is no number is null, and the trials come best first.
 
-    `verdict` is None where nothing was repeated; `test` is what `compare_rows` says of the test rows; `seconds` is the
-    time of the whole search; `best` and `model` are the paths of the winner's experiment and of its model directory.
+    `verdict` is None where nothing was repeated; `test` is what `compare_rows` says of the test rows; `seconds` is what
+    trials and repeats took, all runs of the command together; `best` and `model` are the paths of the winner's
+    experiment and of its model directory.
     """
     return {
         "name": name,
@@ -114,7 +115,7 @@ def columns(report: Mapping[str, Any]) -> list[str]:
 
 def cells(one: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
     """Of a trial, one a column."""
-    params = (shown(one["params"].get(field)) for field in report["scales"])
+    params = (shown(one["params"][field]) if field in one["params"] else "" for field in report["scales"])
     value = "" if one["value"] is None else f"{one['value']:.4f}"
     return [str(one["number"]), value, *params, one["state"], f"{one['steps']:,}", f"{one['seconds']:,.1f}"]
 
@@ -128,7 +129,7 @@ def commands(report: Mapping[str, Any]) -> list[str]:
 def shown(value: Any) -> str:
     """A parameter's value in few letters."""
     if value is None:
-        return ""
+        return "null"
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 

@@ -4,16 +4,19 @@
   best.yaml        the winner, an ordinary experiment        best/     its run: model, report, checkpoints
   trials.jsonl     what was tried                            trials/   a run a trial
   repeats.jsonl    further seeds of the best                 repeats/
+  seconds.json     how long trials and repeats have taken
   tune_report.json, tune_report.html
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +48,7 @@ FILES = (
     "precision.json",
     "trials.jsonl",
     "repeats.jsonl",
+    "seconds.json",
     "best.yaml",
     "tune_report.json",
     "tune_report.html",
@@ -64,6 +68,7 @@ class Search:
     repeats: Sequence[Trial]
     """Of candidates and default with further seeds; `params` say which."""
     seconds: float
+    """That trials and repeats have taken, all times that the command was run together."""
 
     @property
     def best(self) -> Path:
@@ -88,7 +93,6 @@ def search(experiment: Experiment, check: Check | None = None, fresh: bool = Fal
         data = prepare(experiment, say)
         if not data.size("valid"):
             raise DataError("a search compares trials by the validation rows, and there are none: see data.split.valid")
-        began = time.monotonic()
         shared = None if any(shapes_data(name) for name in ranges) else data
         base = settled(experiment)
         ours = started(say)
@@ -101,7 +105,7 @@ def search(experiment: Experiment, check: Check | None = None, fresh: bool = Fal
                 import ray
 
                 ray.shutdown()
-        return Search(folder, experiment, ranges, trials, repeats, time.monotonic() - began)
+        return Search(folder, experiment, ranges, trials, repeats, seconds(folder))
 
 
 def refuse(experiment: Experiment, ranges: Space) -> None:
@@ -178,6 +182,23 @@ def started(say: Say) -> bool:
     ours = cluster.connect()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the table says which trials failed, and why
     return ours
+
+
+@contextmanager
+def timed(folder: Path) -> Iterator[None]:
+    """Adds to the search's seconds, also where it is interrupted. Of what a kill ends, they are lost."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        put_whole(folder / "seconds.json", json.dumps(round(seconds(folder) + time.monotonic() - began, 3)))
+
+
+def seconds(folder: Path) -> float:
+    """0 where none was counted, or none can be read."""
+    with suppress(OSError, ValueError, TypeError):
+        return float(json.loads((folder / "seconds.json").read_text("utf-8")))
+    return 0.0
 
 
 # ---- the trials
@@ -285,12 +306,11 @@ def scheduler(base: Experiment, ranges: Space, ended: Sequence[Trial]) -> Any:
     if tune.scheduler == "pbt":
         import random
 
-        from ray.tune.schedulers import PopulationBasedTraining
-
         from tune_jobs.explore import explorer
+        from tune_jobs.population import Population
 
         random.seed(tune.seed)  # whom a bad trial takes over from
-        return PopulationBasedTraining(
+        return Population(
             time_attr="validations",
             metric=goal.metric,
             mode=goal.mode,
@@ -353,7 +373,7 @@ def run_trials(
         ),
     )
     try:
-        with table:
+        with table, timed(folder.parent):
             tuner.fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)

@@ -5,6 +5,7 @@ A beta lies so near to 1 that its distance from 1 is what matters: `log` of a be
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ DESCENT = {"optim.lr": "log:1e-3..10", "optim.momentum": "uniform:0..0.99"}
 PRETRAINED_RATES = "log:1e-6..1e-3"
 GRID = 3
 """Values that a grid takes of a range: its ends and its middle."""
+WHOLE = 2**53
+"""Up to here every whole number is a float, as the ends of a range are."""
+NULL = "null"
+"""The choice of nothing, as Optuna knows it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class Range:
         if not isinstance(value, (int, float)):
             return None
         ends = self.grid()
-        return min(max(1 - value if self.from_one else value, ends[0]), ends[-1])
+        nearest = min(max(1 - value if self.from_one else value, ends[0]), ends[-1])
+        return round(nearest) if self.kind == "int" else nearest
 
     def grid(self) -> list[Any]:
         """The values of a grid, as Optuna draws them."""
@@ -86,7 +92,9 @@ Space = dict[str, Range]
 
 
 def _key(value: Any) -> Any:
-    """Optuna's choices are words and numbers: a list stands as its YAML."""
+    """Optuna's choices are words and numbers: a list and a null stand as their YAML."""
+    if value is None:
+        return NULL
     return yaml.safe_dump(value, default_flow_style=True).strip() if isinstance(value, (list, dict)) else value
 
 
@@ -137,21 +145,30 @@ def parse(name: str, text: str | Sequence[Any]) -> Range:
         )
     kind, rest = form[1], form[2]
     if kind == "choice":
-        return Range("choice", values=_several(tuple(yaml.load(f"[{rest}]", experiments._Loader))))
+        return Range("choice", values=_several(_listed(rest)))
     try:
         low, high = (float(end) for end in rest.split(".."))
     except ValueError:
         low = high = 0.0
-    if not low < high:
+    if not (low < high and math.isfinite(high - low)):
         raise ConfigError(f"'{text}' is no range: write {kind}:LOW..HIGH with LOW below HIGH, such as {_such_as(kind)}")
     if kind == "int" and not (low.is_integer() and high.is_integer()):
         raise ConfigError(f"'{text}': int wants whole numbers; uniform:{rest} takes others")
+    if kind == "int" and max(-low, high) > WHOLE:
+        raise ConfigError(f"'{text}': int wants whole numbers up to {WHOLE:,}")
     from_one = kind == "log" and name in BETAS
     if kind == "log" and not from_one and low <= 0:
         raise ConfigError(f"'{text}': log wants numbers above 0")
     if from_one and not 0 <= low < high < 1:
         raise ConfigError(f"'{text}': log of a beta is of 1 - beta, and wants numbers from 0 to below 1")
     return Range(kind, low, high, from_one=from_one)  # type: ignore[arg-type]
+
+
+def _listed(text: str) -> tuple[Any, ...]:
+    try:
+        return tuple(yaml.load(f"[{text}]", experiments._Loader))
+    except (yaml.YAMLError, ValueError):  # such as a date that no calendar has
+        raise ConfigError(f"'choice:{text}' is no list. Such as choice:64,128, or a list: [[1, 2], [3]]") from None
 
 
 def _several(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -181,11 +198,11 @@ def with_values(experiment: Experiment, values: Mapping[str, Any], check: Check 
     return experiments.validate(tree, {}, "tune", check)
 
 
-def current(experiment: Experiment, name: str) -> Any:
-    """What the experiment says itself of a field that is searched; None if nothing."""
+def current(experiment: Experiment, name: str, left_out: Any = None) -> Any:
+    """What the experiment says itself of a field that is searched; `left_out` if nothing."""
     if name in BETAS:
         return experiment.optim.betas[BETAS[name]]
     found: Any = experiment.model_dump(mode="json")
     for part in name.split("."):
-        found = found.get(part) if isinstance(found, dict) else None
+        found = found.get(part, left_out) if isinstance(found, dict) else left_out
     return found

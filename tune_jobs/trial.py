@@ -30,6 +30,8 @@ from tune_jobs.space import with_values
 Parts = Generator[Event, None, Run]
 WORST = 1e30
 """What a trial that failed reports: schedulers want a number."""
+OWNER = "owner"
+"""File of a checkpoint: the folder's name of the trial that wrote it. It stands in run.json of what takes it over."""
 
 
 def of(base: Experiment, params: dict[str, Any], folder: Path) -> Experiment:
@@ -144,15 +146,18 @@ class Trial(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """For pbt: what another trial needs to go on from here, files of ours alone."""
         copy_run(self._path, Path(checkpoint_dir))
+        (Path(checkpoint_dir) / OWNER).write_text(self._path.name)
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from another trial's weights, optimiser and history, with this one's values."""
+        """Go on from another trial's weights, optimiser and history, with this one's values; or from its own."""
         self.cleanup()
         self._settle()
         taken = self._path.with_name(f"{self._path.name}.taken")
         shutil.rmtree(taken, ignore_errors=True)
         copy_run(Path(checkpoint), taken)
         (taken / "experiment.yaml").write_text(self._experiment.to_yaml(), "utf-8")
+        if (owner := (Path(checkpoint) / OWNER).read_text()) != self._path.name:
+            Run(taken).write(taken_over=owner)
         shutil.rmtree(self._path, ignore_errors=True)
         taken.rename(self._path)  # where a kill comes before it, the trial begins anew
         self._curve = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,44 @@ from tune_jobs.search import REPEATS, Search, best_of, repeats_of
 from tune_jobs.verdict import Verdict, compare_rows, judge
 
 DEFAULT = "the default"
+LAST_VALUES = """\
+# What the model had last: it went on from another trial's weights (tune.scheduler: pbt). Trained anew, these values
+# give another model.
+"""
 
 
 def judged(found: Search) -> Verdict | None:
-    """Candidates against the default, by the further seeds alone: the search's own seed chose them."""
+    """Candidates against the default, by the further seeds alone: the search's own seed chose them. None where nothing
+    was repeated.
+
+    A repeat that diverged has no value, whatever it had reached before.
+    """
     goal = tasks.get(found.experiment.task).goal
-    values: dict[str, dict[int, float]] = {}
-    reached = {repeat.number: repeat.best(goal.mode) for repeat in found.repeats}
+    values: dict[str, dict[int, float]] = {DEFAULT: {}}
+    reached = {repeat.number: repeat.best(goal.mode) for repeat in found.repeats if repeat.state != "failed"}
     for number, params in repeats_of(found.experiment, found.trials).items():
         value = reached.get(number)
         own = values.setdefault(name(number // REPEATS), {})
         own[params["train.seed"]] = float("nan") if value is None else value
-    return judge(values, DEFAULT, goal) if DEFAULT in values else None
+    if not any(values.values()):
+        return None
+    verdict = judge(values, DEFAULT, goal)
+    repeated = {number // REPEATS for number in reached}
+    mixed = [str(trial.number) for trial in found.trials if trial.number in repeated and took_over(found, trial)]
+    return replace(verdict, words=f"{verdict.words} {_of_last_values(mixed)}") if mixed else verdict
+
+
+def took_over(found: Search, trial: Trial) -> bool:
+    """Under pbt: its model is not what its values, or any others, give alone."""
+    return "taken_over" in Run(found.folder / "trials" / f"{trial.number:03}").info
+
+
+def _of_last_values(numbers: list[str]) -> str:
+    who, whose = ("Trials", "their") if len(numbers) > 1 else ("Trial", "its")
+    return (
+        f"{who} {', '.join(numbers)} had taken over weights and values of others: {whose} repeats began anew, with the "
+        "last values."
+    )
 
 
 def name(number: int) -> str:
@@ -78,7 +105,7 @@ def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None, str
         shutil.copytree(found.folder / "trials" / f"{winner.number:03}", found.best)
         run = Run(found.best)
         run.write(trial=winner.number)
-    file.write_text(experiment.to_yaml(without={"tune"}), "utf-8")
+    file.write_text((LAST_VALUES if took_over(found, winner) else "") + experiment.to_yaml(without={"tune"}), "utf-8")
     (found.best / "experiment.yaml").write_text(experiment.to_yaml(), "utf-8")
     if not run.finished:
         run = fitted(experiment)  # a search that ran out of time: to the end, from the last checkpoint

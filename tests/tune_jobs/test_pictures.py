@@ -143,8 +143,38 @@ def test_the_learning_rate_is_what_mattered():
     shares, reason = pictures._importances(pictures._valued(search(40), ACCURACY), SCALES)
     assert not reason
     assert next(iter(shares)) == "optim.lr" and shares["optim.lr"] > 0.6
-    assert sum(shares.values()) == pytest.approx(1)
+    assert sum(shares.values()) < 0.99, "the rest is what they do together"
     assert f"{shares['optim.lr']:.0%}" in words(draw("importance", search(40)).svg)
+
+
+def test_what_parameters_do_together_is_no_share_of_one_of_them():
+    """The values are good where just one of two is high: alone, neither explains anything."""
+    rng = np.random.default_rng(0)
+    places = rng.uniform(size=(60, 2))
+    trials = [
+        Trial(i, {"a": float(a), "b": float(b)}, "finished", [(1, float((a > 0.5) != (b > 0.5)))])
+        for i, (a, b) in enumerate(places)
+    ]
+    shares, _ = pictures._importances(pictures._valued(trials, ACCURACY), {"a": "linear", "b": "linear"})
+    assert all(share < 0.2 for share in shares.values())
+
+
+def test_a_null_that_was_a_choice_is_a_value():
+    trials = [Trial(i, {"a": None if i % 2 else 3}, "finished", [(1, 0.9 if i % 2 else 0.1)]) for i in range(12)]
+    shares, reason = pictures._importances(pictures._valued(trials, ACCURACY), {"a": "choice"})
+    assert (shares, reason) == ({"a": pytest.approx(1)}, "")
+    column = pictures._column("a", trials, {"a": "choice"})
+    assert column.ticks == [(0, "3"), (1, "null")] and len(column.places) == 12
+
+
+def test_choices_of_one_beginning_have_places_and_ticks_of_their_own():
+    names = [f"google-bert/bert-base-{which}" for which in ("chinese", "multilingual-cased", "multilingual-uncased")]
+    trials = [Trial(i, {"a": name}) for i, name in enumerate([*names, "short"])]
+    column = pictures._column("a", trials, {"a": "choice"})
+    assert list(column.places.values()) == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert [label for _, label in column.ticks] == [
+        "…bert-base-chinese", "…ultilingual-cased", "…tilingual-uncased", "short"
+    ]  # fmt: skip
 
 
 def test_optuna_says_nothing_and_keeps_its_settings(capfd):

@@ -10,11 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from ray.tune.experiment import Trial as RayTrial
 
 from bigmodel import tasks
 from bigmodel.errors import CheckpointError, ConfigError, DataError, Interrupted, ResourceError, TrainingError
@@ -22,9 +25,11 @@ from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.training import events
 from bigmodel.training.fit import fit
+from bigmodel.training.run import Run
 from tune_jobs.journal import Journal, Trial, read
+from tune_jobs.population import Population
 from tune_jobs.propose import Proposals
-from tune_jobs.search import all_of, refuse_another, search
+from tune_jobs.search import all_of, refuse_another, search, seconds, timed
 from tune_jobs.space import space, with_values
 from tune_jobs.trial import Trial as Trainable
 from tune_jobs.tune import tune
@@ -100,7 +105,9 @@ def test_the_winner_is_judged_kept_and_tested_once(experiment, tmp_path, ray_her
     assert Predictor.load(folder / "best" / "model").predict([{"text": "good"}])[0]["label"] in ("good", "bad")
     tested = (folder / "best" / "report.json").stat().st_mtime_ns
     (folder / "best" / "test.json").unlink()  # as where it was killed before it was written
-    assert tune(file, changes)["verdict"] == told["verdict"]
+    again = tune(file, changes)
+    assert again["verdict"] == told["verdict"]
+    assert again["seconds"] == told["seconds"] > sum(trial["seconds"] for trial in told["trials"]) / 2
     assert (folder / "best" / "report.json").stat().st_mtime_ns == tested, "the test rows were looked at again"
     more = tune(file, [*changes, "tune.trials=4", "tune.candidates=2"])
     assert more["verdict"]["values"].items() >= told["verdict"]["values"].items(), "repeats are kept where trials join"
@@ -213,6 +220,21 @@ def test_population_based_training_takes_over_weights(experiment, ray_here):
     last = [own["optim"]["lr"] for own in stored]
     assert last != [first[number] for number in range(4)], "no trial took over another's"
     assert [trial.params["optim.lr"] for trial in found.trials] == last, "what is repeated is what was trained last"
+    taken = [number for number in range(4) if "taken_over" in Run(found.folder / "trials" / f"{number:03}").info]
+    assert taken == [number for number in range(4) if last[number] != first[number]]
+    assert 0 not in taken, "the default is what the experiment says"
+
+
+def test_the_default_is_not_among_those_that_take_over():
+    """Of a population in which it is the worst, by far."""
+    population = Population(time_attr="validations", metric="accuracy", mode="max", custom_explore_fn=dict)
+    controller: Any = SimpleNamespace(search_alg=None)
+    for number in range(8):
+        trial = RayTrial("trial", config={"own": {"number": number}}, stub=True)
+        population.on_trial_add(controller, trial)
+        population._trial_state[trial].last_score = number / 10
+    numbers = [[trial.config["own"]["number"] for trial in side] for side in population._quantiles()]
+    assert numbers == [[1], [6, 7]]
 
 
 def test_a_trial_goes_on_with_the_values_it_had_taken_over(experiment, tmp_path):
@@ -314,6 +336,17 @@ def test_a_search_that_has_found_nothing_is_replaced_by_another(experiment, tmp_
     (tmp_path / "search.yaml").write_text("{")
     with pytest.raises(CheckpointError, match="what search this is cannot be read. --fresh starts over"):
         refuse_another(tmp_path, first)
+
+
+def test_the_seconds_of_a_search_are_those_of_all_its_parts(tmp_path):
+    assert seconds(tmp_path) == 0
+    for _ in range(2):
+        with suppress(KeyboardInterrupt), timed(tmp_path):
+            time.sleep(0.02)
+            raise KeyboardInterrupt
+    assert 0.04 <= seconds(tmp_path) < 2
+    (tmp_path / "seconds.json").write_text('"')
+    assert seconds(tmp_path) == 0
 
 
 def test_a_killed_search_ends_at_the_same_winner(experiment, tmp_path):

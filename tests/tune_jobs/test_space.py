@@ -61,10 +61,14 @@ def test_learning_rate_and_betas_are_searched_by_default() -> None:
         ({"optim.lr": "lg:2"}, "'lg:2' is no range. Ranges: log:"),
         ({"optim.lr": "log:1..0.1"}, "write log:LOW..HIGH with LOW below HIGH"),
         ({"optim.lr": "log:a..b"}, "write log:LOW..HIGH with LOW below HIGH"),
+        ({"optim.lr": "log:1e-4..inf"}, "write log:LOW..HIGH with LOW below HIGH"),
         ({"optim.lr": "log:0..1"}, "log wants numbers above 0"),
         ({"optim.weight_decay": "uniform:-1..1"}, "optim.weight_decay is -1.0, but must be at least 0"),
         ({"optim.beta1": "log:0.5..1.2"}, "log of a beta is of 1 - beta"),
         ({"train.epochs": "int:1..2.5"}, "int wants whole numbers"),
+        ({"train.epochs": "int:1..1e30"}, "int wants whole numbers up to 9,007,199,254,740,992"),
+        ({"optim.lr": "choice:[1,"}, "'choice:[1,' is no list. Such as choice:64,128"),
+        ({"optim.lr": "choice:2001-13-45"}, "'choice:2001-13-45' is no list"),
         ({"optim.lr": []}, "no value to choose from"),
         ({"optim.lr": "none", "optim.beta1": "none", "optim.beta2": "none"}, "nothing is left to search"),
     ],
@@ -134,6 +138,26 @@ def test_a_search_that_goes_on_proposes_what_it_would_have(search: str, tmp_path
 def test_a_field_that_the_experiment_leaves_out_stays_out_of_the_default(tmp_path: Path) -> None:
     first, second = ask(tmp_path, experiment({"model.dropout": "uniform:0..0.5"}), at_most=2)
     assert "model.dropout" not in first["params"] and 0 <= second["params"]["model.dropout"] <= 0.5
+
+
+def test_a_default_between_two_whole_numbers_is_known_as_the_nearest(tmp_path: Path) -> None:
+    wanted = with_values(experiment({"optim.weight_decay": "int:0..2"}, trials=9), {"optim.weight_decay": 0.6})
+    first, *others = ask(tmp_path, wanted)
+    assert first["params"]["optim.weight_decay"] == 0.6 and len(others) == 8
+    assert {one["params"]["optim.weight_decay"] for one in others} <= {0, 1, 2}
+    assert space(wanted)["optim.weight_decay"].drawn(0.6) == 1
+
+
+def test_a_null_is_a_choice_that_the_estimators_know(tmp_path: Path) -> None:
+    field = "data.tokenizer.lowercase"
+    wanted = experiment({field: [None, True], "model.dropout": [None, 0.5]}, trials=9)
+    first, *others = (one["params"] for one in ask(tmp_path, wanted))
+    assert first[field] is None, "as the experiment has it"
+    assert "model.dropout" not in first, "of which the experiment says nothing"
+    assert {params[field] for params in others} == {None, True}
+    proposals = Proposals(space(wanted), wanted, Journal(tmp_path / "trials.jsonl"), tasks.get(wanted.task).goal)
+    proposals._params[1] = {field: None, "model.dropout": None}
+    assert proposals._trial(1).params == {field: "null", "model.dropout": "null"}
 
 
 def test_what_has_ended_is_not_proposed_again_but_known(tmp_path: Path) -> None:

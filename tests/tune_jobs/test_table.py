@@ -34,7 +34,8 @@ def test_a_terminal_shows_what_runs_then_the_best_then_what_has_no_value(mode, w
     table.on_trial_error(1, [], trial(0))
     table.on_trial_complete(1, [], trial(1, curve=[(5, worse)], finished=True))
     table.on_trial_complete(1, [], trial(2, curve=[(5, better), (10, math.nan)]))
-    table.on_trial_complete(1, [], trial(3, failed="the loss is nan"))
+    best = 0.99 if mode == "max" else 0.01
+    table.on_trial_complete(1, [], trial(3, curve=[(5, best)], failed="the loss is nan"))
     table.on_trial_result(1, [], trial(4), {"curve": [(5, 0.625)]})
     Console(file=screen, force_terminal=True, width=100, color_system=None).print(table._drawn())
     title, heads, *rows = STYLE.sub("", screen.getvalue()).splitlines()
@@ -45,6 +46,6 @@ def test_a_terminal_shows_what_runs_then_the_best_then_what_has_no_value(mode, w
         ["2", f"{better:.4f}", "2", "stopped", "0.003", "gru"],
         ["1", f"{worse:.4f}", "1", "finished", "0.002", "gru"],
         ["0", "0", "failed", "0.001", "gru"],
-        ["3", "0", "failed", "0.004", "gru"],
+        ["3", f"{best:.4f}", "1", "failed", "0.004", "gru"],
     ]
     assert [one.state for one in read(tmp_path / "trials.jsonl")] == ["failed", "finished", "stopped", "failed"]

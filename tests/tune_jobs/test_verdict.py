@@ -27,13 +27,11 @@ def test_the_interval_is_that_of_scipys_paired_t_test(pairs):
         assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
 
 
-def test_differences_that_are_all_the_same_have_an_interval_without_width():
-    assert compare_seeds({0: 3.0, 1: 5.0}, {0: 1.0, 1: 3.0}).__dict__ == {
-        "seeds": [0, 1],
-        "mean": 2,
-        "low": 2,
-        "high": 2,
-    }
+@pytest.mark.parametrize("gap", [2.0, 0.01, -0.1])
+def test_differences_that_are_all_the_same_have_no_interval(gap):
+    theirs = {0: 0.80, 1: 0.82, 2: 0.84}
+    found = compare_seeds({seed: value + gap for seed, value in theirs.items()}, theirs)
+    assert found.mean == pytest.approx(gap) and (found.low, found.high) == (None, None)
 
 
 BETTER = {"default": {0: 0.85, 1: 0.85, 2: 0.86}, "trial 5": {0: 0.858, 1: 0.856, 2: 0.870}}
@@ -49,16 +47,26 @@ BETTER = {"default": {0: 0.85, 1: 0.85, 2: 0.86}, "trial 5": {0: 0.858, 1: 0.856
          "Trial 5 is no better than noise beside default: 0.5 points of accuracy (-120.2 to 121.2, 2 seeds)."),
         ({"default": {0: 0.9, 1: 0.9}, "trial 5": {0: 0.8, 1: 0.9}}, ACCURACY, "default", "default",
          "Default wins: no other candidate has a better accuracy on average (2 seeds)."),
-        ({"default": {0: 1.5, 1: 2.5}, "trial 5": {0: 1.25, 1: 2.25}}, LOSS, "trial 5", "better",
-         "Trial 5 is better than default by 0.25 of loss (0.25 to 0.25, 2 seeds)."),
+        ({"default": {0: 1.5, 1: 2.5}, "trial 5": {0: 1.25, 1: 2.24}}, LOSS, "trial 5", "better",
+         "Trial 5 is better than default by 0.255 of loss (0.191 to 0.319, 2 seeds)."),
+        ({"default": {0: 1.5, 1: 2.5}, "trial 5": {0: 1.25, 1: 2.25}}, LOSS, "trial 5", "unknown",
+         "Trial 5 wins, but the same difference to default with each of 2 seeds (0.25 of loss) cannot tell it from "
+         "noise."),
         ({"default": {0: 0.8}, "trial 5": {0: 0.9}}, ACCURACY, "trial 5", "unknown",
          "Trial 5 wins, but 1 seed in common with default cannot tell it from noise."),
         ({"default": {0: NAN, 1: NAN}, "trial 5": {0: 0.9, 1: 0.9}}, ACCURACY, "trial 5", "unknown",
          "Trial 5 wins, with nothing to compare it to. Default failed with every seed."),
-        ({"default": {}, "trial 5": {0: NAN}}, ACCURACY, "default", "unknown",
+        ({"default": {0: NAN}, "trial 5": {0: NAN}}, ACCURACY, "default", "unknown",
          "No repetition has a value, so nothing is known."),
-        ({"default": {0: 0.9, 1: 0.9, 2: NAN}, "trial 5": {0: 0.8, 1: 0.8, 2: 0.8}}, ACCURACY, "trial 5", "worse",
-         "Trial 5 is worse than default by 10.0 points of accuracy (10.0 to 10.0, 2 seeds). "
+        ({"default": {}, "trial 5": {0: NAN}}, ACCURACY, "trial 5", "unknown",
+         "No repetition has a value, so nothing is known."),
+        ({"default": {}, "trial 5": {0: 0.8, 1: 0.9}}, ACCURACY, "trial 5", "unknown",
+         "Trial 5 wins, with nothing to compare it to. Default failed in the search, and was not repeated."),
+        ({"default": {0: 0.8, 1: 0.8}, "trial 5": {0: 0.95, 1: NAN}}, ACCURACY, "default", "default",
+         "Default wins: no other candidate that failed with as few seeds has a better accuracy on average (2 seeds). "
+         "Trial 5 failed with seed 1."),
+        ({"default": {0: 0.9, 1: 0.9, 2: NAN}, "trial 5": {0: 0.8, 1: 0.801, 2: 0.8}}, ACCURACY, "trial 5", "worse",
+         "Trial 5 is worse than default by 9.9 points of accuracy (9.3 to 10.6, 2 seeds). "
          "Default failed with seed 2."),
     ],
 )  # fmt: skip
@@ -108,6 +116,19 @@ def test_how_often_a_search_without_a_best_trial_finds_one(with_own_seed, expect
         values = {name: {seed: own[seed] for seed in seeds} for name, own in values.items()}
         found += judge(values, "0", ACCURACY).outcome == "better"
     assert found / 1000 == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3])
+def test_accuracies_of_few_rows_find_no_more(num_seeds):
+    """Trials that are equal but for 4 of 100 rows, which each run answers by chance."""
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(1000):
+        first = rng.binomial(4, 0.5, 16)
+        trials = [0, *(np.argsort(-first[1:])[:2] + 1)]
+        values = {str(t): dict(enumerate(0.9 + rng.binomial(4, 0.5, num_seeds) / 100)) for t in trials}
+        found += judge(values, "0", ACCURACY).outcome == "better"
+    assert found / 1000 < 0.04
 
 
 @given(st.lists(st.tuples(*[st.sampled_from("ab")] * 3), min_size=1, max_size=80))

@@ -1,0 +1,19 @@
+"""Population-based training: PBT (Jaderberg et al., 2017, arXiv:1711.09846) has the worse trials take over weights and
+values of the better ones, but never the default.
+
+What the winner is compared with is the experiment as it was written, to its end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.schedulers import PopulationBasedTraining
+
+
+class Population(PopulationBasedTraining):
+    """Ray Tune's; others may take over from the default as they do from each other."""
+
+    def _quantiles(self) -> tuple[list[Any], list[Any]]:
+        worse, better = super()._quantiles()
+        return [trial for trial in worse if trial.config["own"]["number"] != 0], better
