@@ -14,6 +14,13 @@ from ray.tune.schedulers import PopulationBasedTraining
 class Population(PopulationBasedTraining):
     """Ray Tune's; others may take over from the default as they do from each other."""
 
+    _default: Any = None
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        if trial.config["own"]["number"] == 0:  # later it may be the number of what the trial took over
+            self._default = trial
+
     def _quantiles(self) -> tuple[list[Any], list[Any]]:
         worse, better = super()._quantiles()
-        return [trial for trial in worse if trial.config["own"]["number"] != 0], better
+        return [trial for trial in worse if trial is not self._default], better

@@ -229,12 +229,12 @@ def test_the_default_is_not_among_those_that_take_over():
     """Of a population in which it is the worst, by far."""
     population = Population(time_attr="validations", metric="accuracy", mode="max", custom_explore_fn=dict)
     controller: Any = SimpleNamespace(search_alg=None)
-    for number in range(8):
-        trial = RayTrial("trial", config={"own": {"number": number}}, stub=True)
+    trials = [RayTrial("trial", config={"own": {"number": number}}, stub=True) for number in range(8)]
+    for number, trial in enumerate(trials):
         population.on_trial_add(controller, trial)
         population._trial_state[trial].last_score = number / 10
-    numbers = [[trial.config["own"]["number"] for trial in side] for side in population._quantiles()]
-    assert numbers == [[1], [6, 7]]
+    trials[1].set_config(trials[0].config)  # it has taken over from the default
+    assert population._quantiles() == ([trials[1]], trials[6:])
 
 
 def test_a_trial_goes_on_with_the_values_it_had_taken_over(experiment, tmp_path):
