@@ -234,7 +234,8 @@ def images_below(folder: str) -> list[str]:
     """Paths of the images in and below a folder, from there, sorted; hidden ones are passed over."""
     if is_remote(folder):
         return list(_listed(folder))
-    return sorted(os.path.relpath(path, folder) for path in _walk(folder) if is_image(path))
+    start = len(os.path.join(folder, ""))
+    return sorted(path[start:] for path in _walk(folder) if is_image(path))
 
 
 def others_below(folder: str) -> Counter[str]:
@@ -248,14 +249,13 @@ def _walk(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
     here = os.path.join(os.path.realpath(folder), "")
     if any(place.startswith(here) for place in above):
         return
-    with reading(folder):
-        names = sorted(os.listdir(folder))
-    for name in names:
-        path = os.path.join(folder, name)
-        if os.path.isdir(path) and name[0] != ".":
-            yield from _walk(path, above | {here})
-        elif name[0] != ".":
-            yield path
+    with reading(folder), os.scandir(folder) as listed:
+        entries = sorted((entry for entry in listed if entry.name[0] != "."), key=lambda entry: entry.name)
+    for entry in entries:
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():  # a link in a circle is none
+            yield from _walk(entry.path, above | {here})
+        else:
+            yield entry.path
 
 
 def _listed(folder: str) -> dict[str, Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from bigmodel.data.files import digest, resolve
+from bigmodel.data.files import digest, images_below, resolve
 from bigmodel.data.record import ReadOptions, Record
 from bigmodel.data.sources import open_rows
 from bigmodel.errors import DataError
@@ -139,3 +139,8 @@ def test_an_object_of_s3_has_the_digest_of_the_local_file(bucket: str, tmp_path:
 def test_what_is_not_in_s3_is_one_message(spec: str, bucket: str) -> None:
     with pytest.raises(DataError, match=re.escape(f"{bucket}{spec}: no file matches")):
         resolve(bucket + spec)
+
+
+def test_a_link_to_itself_is_no_folder(tmp_path):
+    (tmp_path / "a.png").symlink_to("a.png")
+    assert images_below(str(tmp_path)) == ["a.png"]

@@ -72,6 +72,20 @@ def test_a_large_file_is_read_once_until_it_changes(large, tmp_path, monkeypatch
     assert len(read) == 3, "what was written a moment ago may be written again unnoticed"
 
 
+def test_a_large_folder_is_read_once_until_a_file_in_it_changes(large, tmp_path, monkeypatch):
+    cache, read, folder = tmp_path / "cache", [], tmp_path / "images"
+    monkeypatch.setattr(digests, "digest", lambda source: read.append(source) or digest(source))
+    for name in ("a/1.png", "a/2.png", "b/3.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(large, folder / name)
+    first = digests.digests([str(folder)], cache)
+    assert digests.digests([str(folder)], cache) == first == [digest(str(folder))]
+    assert len(read) == 1
+    (folder / "a" / "2.png").rename(folder / "b" / "2.png")
+    assert digests.digests([str(folder)], cache) == [digest(str(folder))] != first
+    assert len(read) == 2
+
+
 def test_a_damaged_memory_of_digests_is_no_harm(large, tmp_path):
     (tmp_path / "digests.json").write_text('{"a": 3}')
     assert digests.digests([str(large)], tmp_path) == [digest(str(large))]
