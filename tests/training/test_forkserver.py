@@ -58,7 +58,8 @@ def once_it_trains(run: Path, do: Callable[[int], object]) -> threading.Thread:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             events = read(run / "events.jsonl") if (run / "events.jsonl").exists() else []
-            if sum(event["kind"] == "step" for event in events) > 10:
+            saved = any((run / "checkpoints").glob("step-*/manifest.json"))  # beside the steps, so it may come later
+            if saved and sum(event["kind"] == "step" for event in events) > 10:
                 do(next(event["pid"] for event in reversed(events) if event["kind"] == "start"))
                 return
             time.sleep(0.01)
