@@ -88,9 +88,7 @@ def _fit_tokenizer(
     enclose = not is_ours(experiment.model)
     processor = tokenizer.train(texts, kind, data.tokenizer, enclose, data.max_length)
     if tokenizer.is_made_up(processor):
-        least, room = data.tokenizer.min_frequency, data.tokenizer.vocab_size
-        if room <= len(processor.all_special_tokens):
-            raise ConfigError(f"data.tokenizer.vocab_size is {room}, which special tokens fill: name more")
+        least = data.tokenizer.min_frequency
         raise DataError(f"column '{data.text}': no token occurs data.tokenizer.min_frequency={least} times: name less")
     return processor, {
         "vocab_size": len(processor),

@@ -49,7 +49,7 @@ def test_a_text_that_spells_what_encloses_it_is_text():
 def test_a_vocabulary_of_special_tokens_alone_is_refused() -> None:
     data = {"train": "unused", "text": "x", "label": "y", "tokenizer": {"type": "word", "vocab_size": 5}}
     asked = Experiment.model_validate({"task": "text-classification", "data": data, "model": {"type": "lstm"}})
-    with pytest.raises(ConfigError, match="data.tokenizer.vocab_size is 5, which special tokens fill"):
+    with pytest.raises(ConfigError, match="data.tokenizer.vocab_size is 5, and 5 entries are special tokens"):
         task.fit(lambda: [{"text": "one one", "label": "a"}, {"text": "five five", "label": "b"}], asked)
 
 
