@@ -22,5 +22,10 @@ class Population(PopulationBasedTraining):
             self._default = trial
 
     def _quantiles(self) -> tuple[list[Any], list[Any]]:
+        """The worst of the others, and the best of all."""
         worse, better = super()._quantiles()
-        return [trial for trial in worse if trial is not self._default], better
+        if (state := self._trial_state.get(self._default)) is not None:
+            score, state.last_score = state.last_score, None  # as of one that has not reported yet
+            worse, _ = super()._quantiles()
+            state.last_score = score
+        return worse, better

@@ -234,7 +234,7 @@ def test_the_default_is_not_among_those_that_take_over():
         population.on_trial_add(controller, trial)
         population._trial_state[trial].last_score = number / 10
     trials[1].set_config(trials[0].config)  # it has taken over from the default
-    assert population._quantiles() == ([trials[1]], trials[6:])
+    assert population._quantiles() == (trials[1:3], trials[6:])
 
 
 def test_a_trial_goes_on_with_the_values_it_had_taken_over(experiment, tmp_path):
