@@ -724,12 +724,9 @@ def wish(found: Any) -> str:
     if kind == "literal_error":
         return str(found["ctx"]["expected"])
     if kind.endswith(("too_short", "too_long")) and found["ctx"].get("field_type") != "Tuple":
-        least, what = found["ctx"].get("min_length"), "a text" if kind.startswith("string") else "a list"
-        return (
-            f"{what} of at least {least}"
-            if kind.endswith("short")
-            else f"{what} of at most {found['ctx']['max_length']}"
-        )
+        what, limits = "a text" if kind.startswith("string") else "a list", found["ctx"]
+        short = kind.endswith("short")
+        return f"{what} of " + (f"at least {limits['min_length']}" if short else f"at most {limits['max_length']}")
     return KINDS.get(kind.partition("_")[0]) or str(found["msg"]).removeprefix("Input should be ")
 
 

@@ -224,9 +224,8 @@ def _taught(config_class: type[PreTrainedConfig], learnt: Mapping[str, Any]) -> 
         rows = positions.table_size(config_class.model_type, learnt["max_length"], learnt["pad_token_id"])
         taught["max_position_embeddings"] = rows
     names = own_fields(config_class) | set(config_class.attribute_map) | {"id2label", "label2id", "problem_type"}
-    if (
-        config_class.is_encoder_decoder and START not in names
-    ):  # T5's: read all the same, and its texts begin with padding
+    if config_class.is_encoder_decoder and START not in names:
+        # T5's: read all the same, and its texts begin with padding
         taught.setdefault(START, taught["pad_token_id"])
         names.add(START)
     return {name: value for name, value in taught.items() if name in names}
