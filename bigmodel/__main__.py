@@ -151,6 +151,9 @@ def serve(
     ] = None,
     num_gpus: Annotated[float, typer.Option(help="GPUs of each replica.")] = 0,
     max_body_bytes: Annotated[int | None, typer.Option(help="Bytes of one request's body; 1 MiB if not given.")] = None,
+    key_file: Annotated[
+        str, typer.Option(help="Keys, one a line, of which a request must show one; none, or auto: beyond loopback.")
+    ] = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Serve a model over HTTP until Ctrl-C.
@@ -169,6 +172,7 @@ def serve(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         max_body_bytes=max_body_bytes,
+        key_file=key_file,
         precision=precision,
     )
 

@@ -11,14 +11,29 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from bigmodel.errors import ConfigError
 from bigmodel.predictor import stored_weights
+from serve_app import ray_host
+from serve_app.keys import AUTO, digests, is_private
 from serve_app.options import ServeOptions, read_options
 from serve_app.replica import Replica
 
 
 def build(args: Mapping[str, Any]) -> Application:
-    """The application of one model. Raises ConfigError when `args` are wrong."""
-    return application(read_options(args, "args"))
+    """The application of one model. Raises ConfigError when `args` are wrong, or leave an endpoint open by accident."""
+    options = read_options(args, "args")
+    refuse_open(options, ray_host.listens())
+    return application(options)
+
+
+def refuse_open(options: ServeOptions, host: str | None) -> None:
+    """ConfigError where others reach Serve's host, and nothing was said of keys. None is the host of no Serve."""
+    if options.key_file == AUTO and host is not None and not is_private(host):
+        where = "every interface" if host in ("", "0.0.0.0", "::") else host
+        raise ConfigError(
+            f"args: Serve listens on {where} (http_options), where others reach it. Name a key_file, or key_file: none "
+            "to let everybody ask"
+        )
 
 
 def application(options: ServeOptions) -> Application:
@@ -36,7 +51,7 @@ def application(options: ServeOptions) -> Application:
         graceful_shutdown_wait_loop_s=0.2,
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
-    bound: Application = deployment.bind(options, stored_weights(Path(options.model)))
+    bound: Application = deployment.bind(options, stored_weights(Path(options.model)), digests(options.key_file))
     return bound
 
 

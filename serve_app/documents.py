@@ -15,6 +15,7 @@ from serve_app.protocol import EVENTS, STREAM, Form
 
 REFUSALS = {
     400: "The body is not JSON, or not all of it came.",
+    401: "The endpoint asks for a key, and there was none, or a wrong one.",
     404: "No such path.",
     405: "Wrong method.",
     408: "The body did not come in time.",
@@ -27,8 +28,8 @@ REFUSALS = {
 STREAMING = {"type": "boolean", "default": False, "description": "Whether the answer comes a token at a time."}
 
 
-def openapi(name: str, form: Form) -> dict[str, Any]:
-    """OpenAPI 3.1 document of the application that serves `name`."""
+def openapi(name: str, form: Form, keys: bool = False) -> dict[str, Any]:
+    """OpenAPI 3.1 document of the application that serves `name`, and whether it asks for a key."""
     schemas: dict[str, Any] = {}
     request = {"oneOf": [_refer(model, schemas) for model in (form.one, form.many)]}
     if form.streams:
@@ -38,12 +39,16 @@ def openapi(name: str, form: Form) -> dict[str, Any]:
     error = {"type": "object", "properties": {"code": text, "message": text}, "required": ["code", "message"]}
     schemas["Error"] = {"type": "object", "properties": {"error": error}, "required": ["error"]}
     paths: dict[str, Any] = {f"/models/{name}/predict": {"post": _predict(form, request, answer)}}
-    return {
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": f"bigmodel: {name}", "version": version("bigmodel")},
         "paths": paths | {f"/models/{name}{path}": {"get": get} for path, get in _gets().items()},
         "components": {"schemas": schemas},
     }
+    if keys:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document
 
 
 def _predict(form: Form, request: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
@@ -103,9 +108,10 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def page(name: str, form: Form) -> bytes:
-    """HTML: a form that asks the model, the routes, the refusals, the document."""
-    document = openapi(name, form)
+def page(name: str, form: Form, keys: bool = False) -> bytes:
+    """HTML: a form that asks the model, the routes, the refusals, the document. A browser that was asked for a key to
+    get here shows it again by itself."""
+    document = openapi(name, form, keys)
     routes = "".join(
         f"<tr><td>{verb.upper()}</td><td><code>{html.escape(path)}</code></td><td>{html.escape(what['summary'])}</td></tr>"
         for path, verbs in document["paths"].items()
@@ -120,6 +126,7 @@ def page(name: str, form: Form) -> bytes:
         "@REFUSALS": refusals,
         "@ONE": html.escape(form.example, quote=False),
         "@QUOTED": html.escape(shlex.quote(form.example), quote=False),
+        "@KEY": ' -H "authorization: Bearer $KEY"' if keys else "",
         "@MANY": html.escape(listed, quote=False),
         "@MAX_INPUTS": f"{form.limits.max_inputs} {html.escape(form.plural)}",
         "@MAX_BYTES": str(form.limits.max_body_bytes),
@@ -155,7 +162,7 @@ pre{background:#f4f4f4;padding:.7rem;overflow:auto;white-space:pre-wrap}td{paddi
 <p>One: <code>@ONE</code>, answered by one object. Many: <code>@MANY</code>, answered by a list in the same order.
 At most @MAX_INPUTS and @MAX_BYTES bytes in one request. An input longer than the model reads is answered with
 <code>"truncated": true</code>, <code>tokens</code> and <code>tokens_read</code>.</p>
-<pre>curl -H 'content-type: application/json' -d @QUOTED <span id="origin"></span>/models/@NAME/predict</pre>
+<pre>curl@KEY -H 'content-type: application/json' -d @QUOTED <span id="origin"></span>/models/@NAME/predict</pre>
 <h2>Routes</h2><table>@ROUTES</table>
 <h2>Refusals</h2><p>Each is <code>{"error": {"code": "...", "message": "..."}}</code>.</p><table>@REFUSALS</table>
 <details><summary>OpenAPI document</summary><pre>@DOCUMENT</pre></details>

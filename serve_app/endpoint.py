@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from bigmodel.tasks.base import Refused, Row
 from serve_app import protocol
 from serve_app.documents import openapi, page
+from serve_app.keys import refuse_strangers
 from serve_app.metrics import CONTENT_TYPE, Metrics
 from serve_app.protocol import EVENTS, JSON, Answer, Form, Limits
 from serve_app.refusal import Refusal, dump
@@ -30,7 +31,10 @@ logger = logging.getLogger("ray.serve")
 
 
 class Endpoint:
-    """ASGI application. `ask` answers inputs in order; `waiting` counts those queued, refused beyond `max_waiting`."""
+    """ASGI application. `ask` answers inputs in order; `waiting` counts those queued, refused beyond `max_waiting`.
+
+    `keys` are digests of the keys of which a request must show one; [] lets everybody ask. The probes ask for none.
+    """
 
     def __init__(
         self,
@@ -42,19 +46,23 @@ class Endpoint:
         max_waiting: int,
         retry_after_s: int,
         stream: Stream | None = None,
+        keys: Sequence[str] = (),
     ) -> None:
         self._name, self._ask, self._metrics, self._form = name, ask, metrics, form
         self._waiting, self._max_waiting, self._retry_after_s = waiting, max_waiting, retry_after_s
-        self._stream = stream
+        self._stream, self._keys = stream, keys
         self._prefix = f"/models/{name}"
         self._predict = f"{self._prefix}/predict"
-        pages: dict[str, Callable[[], Reply]] = {
+        probes: dict[str, Callable[[], Reply]] = {
             "/healthz": lambda: (JSON, b'{"status":"ok"}'),
             "/readyz": lambda: (JSON, b'{"status":"ready"}'),
-            "/metrics": self._render_metrics,
-            "/openapi.json": lambda: (JSON, dump(openapi(name, form))),
-            "/docs": lambda: (b"text/html; charset=utf-8", page(name, form)),
         }
+        pages: dict[str, Callable[[], Reply]] = probes | {
+            "/metrics": self._render_metrics,
+            "/openapi.json": lambda: (JSON, dump(openapi(name, form, bool(keys)))),
+            "/docs": lambda: (b"text/html; charset=utf-8", page(name, form, bool(keys))),
+        }
+        self._probes = probes.keys() | {self._prefix + path for path in probes}
         self._pages = pages | {self._prefix + path: reply for path, reply in pages.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,6 +89,8 @@ class Endpoint:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Reply:
         path, method = scope["path"], scope["method"]
+        if self._keys and path not in self._probes:
+            refuse_strangers(scope["headers"], self._keys)
         if path == self._predict:
             if method != "POST":
                 raise _wrong_method(path, method, "POST")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bigmodel.errors import ConfigError, did_you_mean
 from bigmodel.experiment import complaint
+from serve_app.keys import AUTO
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 DIGITS = 4  # after the point, of a resource
@@ -27,6 +28,10 @@ class ServeOptions(BaseModel):
     """The word in the URL, /models/<name>/predict. Default: the run's directory name."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: what training recorded in bigmodel.json."""
+    key_file: str = AUTO
+    """A file of keys, one a line; a request must show one: `Authorization: Bearer KEY`. `none` lets everybody ask. auto
+    asks for no key where only this machine reaches the endpoint, and else for the one in ~/.bigmodel/keys, which
+    `bigmodel serve` makes; a Serve config file must then name a file, or none."""
 
     min_replicas: int = Field(default=1, ge=1)
     """Replicas that always run."""

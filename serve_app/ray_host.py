@@ -63,6 +63,8 @@ class Host:
     """A Ray that serves: where it answers, and, if it is ours to stop, the folder of its files."""
 
     url: str
+    listens: str
+    """The name or address that others may reach it by; "" is every interface."""
     folder: Path | None = None
 
     @property
@@ -138,7 +140,7 @@ def start(host: str, port: int, num_cpus: int) -> Host:
     check_free(host, port)
     # nobody else's, unlike Ray's own; its path is short, for a socket's may have 107 characters
     folder = Path(tempfile.mkdtemp(prefix="bigmodel-", dir="/tmp" if os.path.isdir("/tmp") else None))
-    ours = Host(f"http://{_reachable(host)}:{port}", folder)
+    ours = Host(f"http://{_reachable(host)}:{port}", host, folder)
     try:
         secure_token()
         os.environ.update(settings(folder, host, port))
@@ -175,7 +177,16 @@ def join(address: str, host: str, port: int) -> Host:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ServeError(f"No Ray answers at {address}: {first_line(error)}") from None
     there = _start_serve(host, port).http_config
-    return Host(f"http://{_reachable(there.host or host)}:{there.port}")
+    return Host(f"http://{_reachable(there.host or host)}:{there.port}", there.host or "")
+
+
+def listens() -> str | None:
+    """The host that Serve listens on, "" for every interface; None where no Serve runs, or no Ray."""
+    import ray
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False) if ray.is_initialized() else None
+    return None if client is None else client.http_config.host or ""
 
 
 def _start_serve(host: str, port: int) -> Any:

@@ -27,17 +27,18 @@ class Replica:
     """Ray Serve calls the constructor, then `__serve_build_asgi_app__`; requests go straight to the endpoint.
 
     A replica whose model does not reproduce its golden answers, or is not the one that was deployed, raises here and
-    never becomes healthy. `weights` are the digests of that one; {} where they are not known.
+    never becomes healthy. `weights` are the digests of that one; {} where they are not known. `keys` are those of the
+    keys that a request may show.
     """
 
-    def __init__(self, options: ServeOptions, weights: Mapping[str, str]) -> None:
+    def __init__(self, options: ServeOptions, weights: Mapping[str, str], keys: Sequence[str]) -> None:
         ray_host.close_internal_port()
         sys.setswitchinterval(SWITCH_S)
         device = "cuda" if options.num_gpus else "cpu"
         predictor = Predictor.load(options.model, device=device, precision=options.precision)
         refuse_others(predictor, weights)
         predictor.check_golden()
-        self._endpoint = assemble(options, predictor, serve.get_replica_context().replica_id.unique_id)
+        self._endpoint = assemble(options, predictor, serve.get_replica_context().replica_id.unique_id, keys)
 
     def __serve_build_asgi_app__(self) -> Endpoint:
         return self._endpoint
@@ -50,7 +51,7 @@ def refuse_others(predictor: Predictor, weights: Mapping[str, str]) -> None:
         raise CheckpointError(f"{folder}: the model is another one since it was deployed. Deploy it again to serve it")
 
 
-def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpoint:
+def assemble(options: ServeOptions, predictor: Predictor, replica: str, keys: Sequence[str]) -> Endpoint:
     """HTTP in front, the model behind, batches between."""
 
     def work(inputs: list[Row]) -> Sequence[Answer]:
@@ -88,6 +89,7 @@ def assemble(options: ServeOptions, predictor: Predictor, replica: str) -> Endpo
         options.max_waiting,
         options.retry_after_s,
         streams.stream if streams else None,
+        keys,
     )
 
 

@@ -16,6 +16,7 @@ from bigmodel.cores import available_cores
 from bigmodel.errors import ResourceError, ServeError
 from bigmodel.predictor import check_directory
 from serve_app import ray_host
+from serve_app.keys import AUTO, digests, is_private, made
 from serve_app.options import DIGITS, ServeOptions, read_options
 from serve_app.ray_host import Host
 
@@ -53,6 +54,7 @@ def serving(
 ) -> Iterator[str]:
     """The application up and answering inside the block; yields the base URL. Leaves nothing behind that it started."""
     check_directory(Path(options.model))
+    digests(options.key_file)  # a mistake in it is told before Ray starts
     if address:
         ray = ray_host.join(address, host, port)
     else:
@@ -62,12 +64,22 @@ def serving(
         ray = ray_host.start(host, port, cpus)
     deployed = False
     try:
+        options = closed(options, ray.listens, say)
         check_new(ray, options)
         deployed = True
         deploy(ray, options)
         yield ray.url
     finally:
         ray_host.stop(ray, options.word if deployed else None)
+
+
+def closed(options: ServeOptions, host: str, say: Callable[[str], None]) -> ServeOptions:
+    """Where others reach the endpoint, and nothing was said of keys, the user's own key is asked for."""
+    if options.key_file != AUTO or is_private(host):
+        return options
+    path = made()
+    say(f'Others reach {host or "it"}, so a key is asked for: -H "authorization: Bearer $(cat {path})"')
+    return options.model_copy(update={"key_file": str(path)})
 
 
 def share_cpus(options: ServeOptions, cpus: int) -> ServeOptions:

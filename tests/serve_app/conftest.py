@@ -80,13 +80,13 @@ class Answer(NamedTuple):
 class Client:
     """Asks one server, over HTTP or with raw bytes."""
 
-    def __init__(self, port: int, name: str = "reviews") -> None:
-        self.port, self.path = port, f"/models/{name}/predict"
+    def __init__(self, port: int, name: str = "reviews", **headers: str) -> None:
+        self.port, self.path, self.headers = port, f"/models/{name}/predict", headers
 
     def request(self, method: str, path: str, body: bytes | Iterator[bytes] | None = None, **headers: str) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
-            given = {key.replace("_", "-"): value for key, value in headers.items()}
+            given = {key.replace("_", "-"): value for key, value in (self.headers | headers).items()}
             connection.request(method, path, body, given, encode_chunked="transfer-encoding" in given)
             found = connection.getresponse()
             raw = found.read()
@@ -143,10 +143,12 @@ def running(model: Path, **options: Any) -> Iterator[int]:
     import uvicorn
 
     from bigmodel.predictor import Predictor
+    from serve_app.keys import digests
     from serve_app.options import read_options
     from serve_app.replica import assemble
 
-    endpoint = assemble(read_options({"model": str(model), **options}), Predictor.load(model), "only")
+    asked = read_options({"model": str(model), **options})
+    endpoint = assemble(asked, Predictor.load(model), "only", digests(asked.key_file))
     config = uvicorn.Config(endpoint, "127.0.0.1", 0, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -96,7 +96,8 @@ def test_the_application_autoscales_as_asked():
 def test_a_replica_answers_with_the_weights_that_were_deployed(make_model, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(make_model(), folder)
-    options, weights = build({"model": str(folder)})._bound_deployment.init_args
+    options, weights, keys = build({"model": str(folder)})._bound_deployment.init_args
+    assert keys == []
     refuse_others(Predictor.load(folder), weights)
     assert len(weights) == 1 and options.model == str(folder)
     shutil.rmtree(folder)

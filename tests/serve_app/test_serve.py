@@ -299,9 +299,23 @@ def test_ctrl_c_answers_what_is_in_flight_and_leaves_nothing(served, front, mode
 
 @pytest.fixture(scope="module")
 def completing(decoder, tmp_path_factory, client_of):
-    with serve(decoder, tmp_path_factory.mktemp("completing"), "--num-cpus", "0.5") as it:
+    """On all interfaces, so that it asks for a key."""
+    home = tmp_path_factory.mktemp("completing")
+    with serve(decoder, home, "--num-cpus", "0.5", "--host", "0.0.0.0", HOME=str(home)) as it:
         assert it.process.poll() is None, it.said()
-        yield client_of(it.port)
+        keys = home / ".bigmodel" / "keys"
+        assert f'-H "authorization: Bearer $(cat {keys})"' in it.said()
+        assert stat.S_IMODE(keys.stat().st_mode) == 0o600
+        [key] = keys.read_text().split()
+        assert key not in it.said() and not any(key in text for text in it.processes().values())
+        yield client_of(it.port, authorization=f"Bearer {key}")
+
+
+def test_beyond_this_machine_a_key_is_asked_for(completing, client_of):
+    stranger = client_of(completing.port)
+    assert stranger.ask({"text": "the"}).status == stranger.get("/docs").status == 401
+    assert stranger.get("/readyz").status == 200
+    assert completing.ask({"text": "the", "max_new_tokens": 2}).status == 200
 
 
 def test_a_stream_passes_the_front_as_it_comes(completing):
@@ -312,7 +326,7 @@ def test_a_stream_passes_the_front_as_it_comes(completing):
     assert last == whole.body and "".join(piece["piece"] for piece in pieces) == last["text"]
     began, came = time.monotonic(), []
     line = http.client.HTTPConnection("127.0.0.1", completing.port, timeout=20)
-    line.request("POST", completing.path, json.dumps(asked | {"stream": True}))
+    line.request("POST", completing.path, json.dumps(asked | {"stream": True}), completing.headers)
     answer = line.getresponse()
     while answer.read1():
         came.append(time.monotonic() - began)
@@ -331,8 +345,9 @@ def test_a_completion_ends_when_its_client_leaves(completing, stream):
 
     long_s = seconds(4096)
     lines = [http.client.HTTPConnection("127.0.0.1", completing.port, timeout=20) for _ in range(PLACES)]
+    body = json.dumps({"text": "the", "max_new_tokens": 4096, "stream": stream})
     for line in lines:
-        line.request("POST", completing.path, json.dumps({"text": "the", "max_new_tokens": 4096, "stream": stream}))
+        line.request("POST", completing.path, body, completing.headers)
     time.sleep(long_s / 4)  # all are under way
     for line in lines:
         line.close()
