@@ -32,7 +32,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from bigmodel.errors import ConfigError, did_you_mean, first_line, missing
+from bigmodel.complaints import KINDS, no_choice, wish
+from bigmodel.errors import ConfigError, did_you_mean, missing
+from bigmodel.yaml_lines import Lines, parse, value_of
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -158,10 +160,10 @@ class TableConfig(Section):
     max_categories: Annotated[int, Field(ge=1, le=250)] = 100
     """Most categories of a column, the most frequent ones; the others count as one that training never saw."""
     bins: PositiveInt = 48
-    """Most pieces in which a number is read."""
+    """Bins of a numeric column, at most, for its piecewise-linear encoding."""
     binning: Literal["tree", "quantile"] = "tree"
-    """Where the pieces meet: at the splits of a decision tree that tells the label from this number alone, or so that
-    each holds as many rows."""
+    """Where the bin edges lie: at the splits of a decision tree that tells the label from this number alone, or at
+    quantiles."""
 
     @model_validator(mode="after")
     def dates_are_dates(self) -> TableConfig:
@@ -235,18 +237,18 @@ class OptimConfig(Section):
     bias_correction: bool = True
     """false takes m / (sqrt(v) + eps) as it is."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Pulls matrices, kernels and tables towards 0; biases and norms are left alone."""
+    """On matrices, kernels and embeddings; biases and norms have none."""
     momentum: Ratio = 0.0
     """Gradient descent only."""
     nesterov: bool = False
     """Gradient descent only."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """After the warm-up: stay, fall in a line to 0, or along half a cosine to 0."""
+    """Learning rate after the warm-up: constant, linear decay to 0, or cosine decay to 0."""
     warmup: Count = 50
-    """Optimiser steps, not batches: unchanged by accumulation. A run of fewer than ten times as many warms up for a
-    tenth of its steps."""
+    """Optimiser steps of linear warm-up, not micro-batches. A run of fewer than ten times as many warms up for a tenth
+    of its steps."""
     clip: Annotated[float, Field(ge=0)] = 1.0
-    """Largest global norm of the gradient; 0 is no limit."""
+    """Global norm that gradients are clipped to; 0 turns clipping off."""
 
     @model_validator(mode="after")
     def momentum_goes_with_gd(self) -> OptimConfig:
@@ -259,13 +261,14 @@ class OptimConfig(Section):
 
 class TrainConfig(Section):
     epochs: PositiveInt = 5
-    """How often training goes through the training rows."""
+    """Passes over the training rows."""
     batch_size: PositiveInt = 64
-    """Samples of one optimiser step, over all workers and pieces: the number of workers never changes it."""
+    """Samples of one optimiser step, over all workers and micro-batches: the number of workers never changes it."""
     batch_tokens: Count = 0
-    """About so many tokens of one optimiser step, padding included, in place of batch_size; 0 counts samples."""
+    """Tokens of one optimiser step, roughly, padding included, in place of batch_size; 0 counts samples."""
     accumulate: PositiveInt = 1
-    """Pieces a worker cuts its part of the batch into, to save memory; the step stays the same."""
+    """Micro-batches a worker cuts its part of the batch into (gradient accumulation), to save memory; the step stays
+    the same."""
     workers: int | str = 0
     """0 trains in this process without Ray; N trains on N workers of Ray Train; 1..4 on as many of them as there is
     room for, more when nodes join and fewer when some are lost."""
@@ -273,7 +276,7 @@ class TrainConfig(Section):
     """The same bits for any number of workers, on processors of one kind: each batch is cut into `shards`, whose
     gradients are summed in a fixed order. auto is then fp32, threads are 1 if not given, and accumulate is not used."""
     shards: Annotated[int, Field(ge=1, le=1024)] = 4
-    """Pieces of each batch under `exact`, and the most workers."""
+    """Shards that each batch is cut into under `exact`, and the most workers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto gives each worker a GPU where there are enough of them."""
     threads: Count = 0
@@ -290,24 +293,24 @@ class TrainConfig(Section):
     keep: PositiveInt = 2
     """Checkpoints kept, the newest ones; the best model is kept besides."""
     keep_every: Count = 0
-    """Optimiser steps: of each so many the first checkpoint is kept besides; 0 is none."""
+    """Of every so many optimiser steps the first checkpoint is kept besides; 0 keeps none."""
     early_stopping: Count = 0
     """Validations without improvement after which training ends; 0 never ends early."""
     label_smoothing: Ratio = 0.0
-    """Part of the target that is spread evenly over all labels."""
+    """Part of the target's probability that is spread evenly over all labels."""
     average: Ratio = 0.0
     """Decay of an exponential moving average of the weights, which is then what is validated and kept; 0 is none."""
     bucket: PositiveInt = 50
-    """Batches in one window that is sorted by length; 1 leaves the order purely random."""
+    """Batches in one window that is sorted by length (bucketing); 1 leaves the order purely random."""
     retries: Count = 3
     """How often the workers begin anew after a failure, from the last checkpoint."""
     heal: Count = 3
-    """How many batches may be passed over whose loss or gradient is no number: the run goes back to the last
-    checkpoint, names the rows, and goes on without them. 0 ends the run at the first."""
+    """How many batches whose loss or gradient is NaN or infinite may be skipped: the run goes back to the last
+    checkpoint, names the rows, and goes on without that batch. 0 ends the run at the first."""
     heal_lr: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """What the learning rate is multiplied with from each of them on."""
+    """Factor on the learning rate after each skipped batch."""
     spike: Annotated[float, Field(ge=0)] = 0.0
-    """A loss above so many times the median of the last 50 steps counts as no number; 0 never does."""
+    """A loss above this many times the median of the last 50 steps is treated like NaN; 0 turns this off."""
     timeout: PositiveInt = 300
     """Seconds a worker may be silent before it is replaced, and a collective operation of several may take."""
 
@@ -357,7 +360,8 @@ class TuneConfig(Section):
     grace: PositiveInt = 1
     """Validations before a trial may be stopped, and between two exploits of pbt."""
     reduction: Annotated[int, Field(ge=2)] = 3
-    """Of this many trials asha lets one go on, at `grace` validations, `reduction` times as many, and so on."""
+    """ASHA's reduction factor: one trial in this many goes on at each rung (`grace`, `grace * reduction`, ...
+    validations)."""
     max_concurrent: Count = 0
     """Trials at a time; 0 is as many as there are cores, or GPUs, for."""
     in_order: bool = False
@@ -386,10 +390,9 @@ class TuneConfig(Section):
 
 class DecodeConfig(Section):
     beams: PositiveInt = 1
-    """Translations that are followed side by side; 1 takes the likeliest token each time, as validation while training
-    always does."""
+    """Beam width; 1 is greedy decoding, which validation during training always uses."""
     length_penalty: float = 1.0
-    """Beams are compared by their log-probability over so many powers of their length; 0 favours short ones."""
+    """Beams are compared by log-probability / length ** length_penalty; 0 favours short ones."""
 
 
 class MupConfig(Section):
@@ -497,15 +500,13 @@ def load(path: str | Path, overrides: Sequence[str] = (), check: Check | None = 
 
 def change(dumped: dict[str, Any], overrides: Sequence[str]) -> Experiment:
     """A dumped experiment, as in bigmodel.json, with `section.key=value` changes."""
-    tree, lines = copy.deepcopy(dumped), dict[tuple[str, ...], int | str]()
+    tree, lines = copy.deepcopy(dumped), Lines()
     for override in overrides:
         _override(tree, lines, override)
     return validate(tree, lines, "bigmodel.json", None)
 
 
-def validate(
-    tree: dict[str, Any], lines: dict[tuple[str, ...], int | str], path: str, check: Check | None
-) -> Experiment:
+def validate(tree: dict[str, Any], lines: Lines, path: str, check: Check | None) -> Experiment:
     problems: list[Problem] = []
     experiment = None
     try:
@@ -522,104 +523,14 @@ def validate(
     return experiment
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars: 2e-3 is a number, no and on are words. A key is always a word: 0 may be a label's name."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                key.tag = "tag:yaml.org,2002:str"
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, regexp) for tag, regexp in resolvers if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def parse(text: str, path: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int | str]]:
-    """YAML -> (tree, line of every key). Syntax errors and repeated keys are ConfigErrors with their line."""
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        lines: dict[tuple[str, ...], int | str] = {}
-        _note_lines(node, (), lines, path)
-        tree = loader.construct_document(node) if node is not None else {}
-    except yaml.YAMLError as e:
-        raise ConfigError(f"{path}:{_syntax_error(e, text)}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: this YAML is nested too deeply") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: an experiment is a mapping of task, data, model ...; found {type(tree).__name__}")
-    return tree, lines
-
-
-def _syntax_error(error: yaml.YAMLError, text: str) -> str:
-    """Line, column, and what stands there that is not YAML."""
-    if isinstance(error, yaml.reader.ReaderError):
-        line = text.count("\n", 0, error.position) + 1
-        return f"{line}: this is not YAML: {error.reason} (U+{ord(text[error.position]):04X})"
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or first_line(error)
-    if not mark:
-        return f" {problem}"
-    if problem in ("could not find expected ':'", "found unexpected end of stream"):  # and is noticed lines later
-        mark = getattr(error, "context_mark", None) or mark
-    above, here = ["", *text.splitlines(), ""][mark.line : mark.line + 2]
-    hint = _hint(problem, here[: mark.column], above)
-    return f"{mark.line + 1}:{mark.column + 1}: this is not YAML: {problem}{hint}"
-
-
-def _hint(problem: str, before: str, above: str) -> str:
-    """What is mostly meant where such a problem is found behind this part of a line, below that one."""
-    if "'\\t'" in problem:
-        return ". Indent with spaces"
-    if "alphabetic or numeric" in problem or "alias" in problem:
-        return ". What begins with * or & wants quotation marks: '*.csv'"
-    if any(words in problem for words in ("cannot start any token", "constructor for the tag", "the node content")):
-        return ". What begins so wants quotation marks"
-    if "expected ':'" in problem or (problem.startswith("mapping values") and re.match(r"\s*\w+:\S", above)):
-        return ". A key ends with a colon and a blank"
-    if "block end" in problem or (problem.startswith("mapping values") and ": " not in before):
-        return ". Indent the keys of a section alike"
-    if problem.startswith("mapping values"):
-        return ". Keys of a section stand on lines of their own, and a value with ': ' in it wants quotation marks"
-    return ". The quotation mark here has no end" if "end of stream" in problem else ""
-
-
-def _note_lines(node: Any, at: tuple[str, ...], lines: dict[tuple[str, ...], int | str], path: str) -> None:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        here = (*at, str(key.value))
-        if here in lines:
-            raise ConfigError(
-                f"{path}:{key.start_mark.line + 1}: '{'.'.join(here)}' stands here again (first on line {lines[here]})"
-            )
-        lines[here] = key.start_mark.line + 1
-        _note_lines(value, here, lines, path)
-
-
-def _override(tree: dict[str, Any], lines: dict[tuple[str, ...], int | str], override: str) -> None:
+def _override(tree: dict[str, Any], lines: Lines, override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"command line: '{override}' is not of the form section.key=value, such as optim.lr=2e-3")
     free = next((name for name in FREE if key.startswith(f"{name}.")), "")
     parts = (*free.split("."), key[len(free) + 1 :]) if free else tuple(key.split("."))
     try:
-        parsed = yaml.load(value, _Loader)
+        parsed = value_of(value)
     except yaml.YAMLError:
         raise ConfigError(f"command line: {key}: '{value}' is not a YAML value") from None
     section = tree
@@ -637,14 +548,6 @@ def _override(tree: dict[str, Any], lines: dict[tuple[str, ...], int | str], ove
 
 FREE = ("tune.space", "data.relabel", "data.table.types", "data.table.dates")
 """Sections whose keys are any words, with dots or without."""
-RANGES = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
-WORDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-KINDS = {
-    "int": "a whole number", "float": "a number", "finite": "a finite number", "bool": "true or false",
-    "string": "a word", "list": "a list of words", "tuple": "a list of two numbers", "too": "a list of two numbers",
-    "dict": "a section, with keys and values under it", "model": "a section, with keys and values under it",
-}  # fmt: skip
-"""What a value must be, by the first word of pydantic's name for what is wrong."""
 
 
 def _explain(error: ValidationError, tree: dict[str, Any]) -> list[Problem]:
@@ -658,7 +561,7 @@ def _explain(error: ValidationError, tree: dict[str, Any]) -> list[Problem]:
         elif found["type"] == "missing" and at == found["loc"]:
             problems.append((at, _missing(at)))
         elif found["type"] == "literal_error":
-            problems.append((at, _no_choice(".".join(at), found, _shown(tree, at))))
+            problems.append((at, no_choice(".".join(at), found, _shown(tree, at))))
         elif found["type"] == "value_error":
             problems.append((at, f"{'.'.join(at)}: {found['msg'].removeprefix('Value error, ')}"))
         else:
@@ -696,40 +599,6 @@ def _missing(at: tuple[str, ...]) -> str:
     return f"{'.'.join(at)} is missing" + (f": {' '.join(described.split())}" if described else "")
 
 
-def complaint(name: str, found: Any) -> str:
-    """One sentence for what pydantic finds wrong of a value that is called so."""
-    if found["type"] == "literal_error":
-        return _no_choice(name, found, f"{found['input']!r:.80}")
-    if found["type"] == "value_error":
-        return f"{name} {found['msg'].removeprefix('Value error, ')}"
-    return f"{name} is {found['input']!r:.80}, but must be {wish(found)}"
-
-
-def _no_choice(name: str, found: Any, shown: str) -> str:
-    known = re.findall(r"'([^']*)'", found["ctx"]["expected"])
-    hint = did_you_mean(str(found["input"]), known)
-    return f"{name} is {shown}.{hint} Known: {', '.join(known)}"
-
-
-def wish(found: Any) -> str:
-    """What must be in place of a value that pydantic refuses."""
-    kind, within = found["type"], isinstance(found["loc"][-1], int)
-    if kind in RANGES:
-        limit = f"{WORDS[RANGES[kind]]} {found['ctx'][RANGES[kind]]:g}"
-        return f"numbers {limit}" if within else limit
-    if within:
-        return KINDS["list" if kind.startswith("string") else "tuple"]
-    if kind == "list_type" and "int]" in str(found["loc"][-1]):  # as pydantic names this alternative
-        return KINDS["tuple"]
-    if kind == "literal_error":
-        return str(found["ctx"]["expected"])
-    if kind.endswith(("too_short", "too_long")) and found["ctx"].get("field_type") != "Tuple":
-        what, limits = "a text" if kind.startswith("string") else "a list", found["ctx"]
-        short = kind.endswith("short")
-        return f"{what} of " + (f"at least {limits['min_length']}" if short else f"at most {limits['max_length']}")
-    return KINDS.get(kind.partition("_")[0]) or str(found["msg"]).removeprefix("Input should be ")
-
-
 def _shown(tree: Any, at: tuple[str, ...]) -> str:
     for part in at:
         tree = tree[part]
@@ -748,7 +617,7 @@ def _fields(at: tuple[str, ...]) -> list[str]:
     return list(_section(at).model_fields)
 
 
-def _line(at: tuple[str, ...], lines: dict[tuple[str, ...], int | str]) -> int | str | None:
+def _line(at: tuple[str, ...], lines: Lines) -> int | str | None:
     """Where the key stands, or else the section it would stand in."""
     while at and at not in lines:
         at = at[:-1]

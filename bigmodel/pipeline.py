@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from bigmodel import experiment as experiments
 from bigmodel import tasks
+from bigmodel.complaints import complaint
 from bigmodel.data import images
 from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.cleaned import keep
@@ -36,6 +37,7 @@ from bigmodel.predictor import Predictor, check_directory
 from bigmodel.tasks import readers
 from bigmodel.tasks.base import BLOCK, WHOLE, Answer, Refused, Task
 from bigmodel.training.run import Run
+from bigmodel.yaml_lines import parse
 
 CHUNK = 4096  # rows read, answered and written together, fewer of files
 LINE_S = 5.0  # between two lines of progress
@@ -439,12 +441,12 @@ def wished(asks: Sequence[str], predictor: Predictor) -> dict[str, Any]:
             what = "what a request to this model has beside its text, as FIELD=VALUE"
             some = ", ".join(sorted(known)) or "nothing"
             raise ConfigError(f"--ask {ask}: wanted is {what}: {some}.{did_you_mean(field, known)}")
-    fields, _ = experiments.parse("\n".join(ask.replace("=", ": ", 1) for ask in asks) or "{}", "--ask")
+    fields, _ = parse("\n".join(ask.replace("=", ": ", 1) for ask in asks) or "{}", "--ask")
     try:
         row = task.asked(dict(request.model_validate({"text": "a text", **fields})), processor) if fields else {}
     except ValidationError as e:
         wrong = e.errors(include_url=False)[0]
-        raise ConfigError(f"--ask {experiments.complaint(str(wrong['loc'][0]), wrong)}") from None
+        raise ConfigError(f"--ask {complaint(str(wrong['loc'][0]), wrong)}") from None
     return {field: row[field] for field in fields if field in row}
 
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from bigmodel.complaints import complaint
 from bigmodel.errors import ConfigError, did_you_mean
-from bigmodel.experiment import complaint
 from serve_app.keys import AUTO
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

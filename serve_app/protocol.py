@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import from_json
 
+from bigmodel.complaints import wish
 from bigmodel.data.jsonlines import repeated
-from bigmodel.experiment import wish
 from bigmodel.tasks.base import Refused, Row
 from serve_app import multipart
 from serve_app.refusal import Refusal, dump

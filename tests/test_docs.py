@@ -248,7 +248,8 @@ def test_every_recipe_is_in_the_readme():
 
 def test_every_experiment_of_the_readme_is_one():
     from bigmodel import pipeline
-    from bigmodel.experiment import parse, validate
+    from bigmodel.experiment import validate
+    from bigmodel.yaml_lines import parse
 
     found = [block for block in blocks(README, "yaml") if "task:" in block]
     assert found

@@ -19,6 +19,7 @@ PACKAGES = ("bigmodel", "serve_app", "tune_jobs")
 
 FLOORS = [  # from the ground up; the longest name that fits a file says where it lives
     ["bigmodel.errors", "bigmodel.imports", "bigmodel.cores"],
+    ["bigmodel.complaints", "bigmodel.yaml_lines"],
     [
         "bigmodel.models",
         "bigmodel.optim",

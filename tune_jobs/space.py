@@ -22,6 +22,7 @@ from optuna.distributions import (
 from bigmodel import experiment as experiments
 from bigmodel.errors import ConfigError
 from bigmodel.experiment import Check, Experiment
+from bigmodel.yaml_lines import value_of
 
 KINDS = ("log", "uniform", "int", "choice")
 FORM = re.compile(rf"^({'|'.join(KINDS)}):(.*)$", re.DOTALL)
@@ -166,7 +167,7 @@ def parse(name: str, text: str | Sequence[Any]) -> Range:
 
 def _listed(text: str) -> tuple[Any, ...]:
     try:
-        return tuple(yaml.load(f"[{text}]", experiments._Loader))
+        return tuple(value_of(f"[{text}]"))
     except (yaml.YAMLError, ValueError):  # such as a date that no calendar has
         raise ConfigError(f"'choice:{text}' is no list. Such as choice:64,128, or a list: [[1, 2], [3]]") from None
 
