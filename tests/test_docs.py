@@ -24,7 +24,7 @@ from bigmodel.errors import ConfigError
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/log.md"]
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/log.md", "docs/speed.md"]
 
 
 def blocks(text: str, language: str) -> list[str]:

@@ -68,7 +68,7 @@ def problems(model: Mapping[str, Any]) -> list[Problem]:
         elif not MUST_BE[name][1](value):
             wrong.append(f"model.lora.{name} is {value!r}, but must be {MUST_BE[name][0]}")
     if not wrong and importlib.util.find_spec("peft") is None:
-        wrong.append("model.lora needs peft: pip install 'bigmodel[lora]'")
+        wrong.append("model.lora needs peft: pip install peft")
     return [("lora", message) for message in wrong]
 
 
@@ -190,7 +190,7 @@ def load(folder: Path, auto_class: Any) -> PreTrainedModel:
     try:
         import peft
     except ImportError:
-        raise ValueError("it is a LoRA adapter, which needs peft: pip install 'bigmodel[lora]'") from None
+        raise ValueError("it is a LoRA adapter, which needs peft: pip install peft") from None
 
     stored = json.loads((folder / CONFIG).read_text("utf-8"))
     base = stored.get("base_model_name_or_path")
