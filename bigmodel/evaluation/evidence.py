@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 Place = Callable[[int], tuple[str, int]]
-Ask = Callable[[Sequence[Row]], list[Answer]]
 Training = Callable[[], Iterable[Row]]
 
 
@@ -28,8 +27,6 @@ class Evidence:
     """The training rows, as often as wanted; None where they are not at hand."""
     say: Say
     """Where to tell a person what takes its time."""
-    ask: Ask = lambda rows: []
-    """The model's answers to other rows."""
     predictor: Predictor | None = None
     """Who answered, to be asked more; None where the answers are all there is."""
 

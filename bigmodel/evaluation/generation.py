@@ -84,13 +84,15 @@ def _ngrams(evidence: Evidence) -> dict[str, Any]:
 
 def _samples(evidence: Evidence) -> list[dict[str, Any]]:
     """What the model writes after the beginnings of some rows, at temperature 0.8 with seeds 0, 1, 2."""
+    if evidence.predictor is None:
+        return []
     step = max(1, len(evidence.rows) // SAMPLES)
     chosen = list(range(0, len(evidence.rows), step))[:SAMPLES]
     prompts = [evidence.rows[i]["text"][:PROMPT] for i in chosen]
-    answers = evidence.ask([{"text": text, "seed": i, **SAMPLED} for i, text in enumerate(prompts)])
+    answers = evidence.predictor.predict([{"text": text, "seed": i, **SAMPLED} for i, text in enumerate(prompts)])
     return [
         {**evidence.where(i), "prompt": prompt, "text": answer["text"]}
-        for i, prompt, answer in zip(chosen, prompts, answers, strict=False)
+        for i, prompt, answer in zip(chosen, prompts, answers, strict=True)
     ]
 
 
