@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from bigmodel.errors import CheckpointError
+from bigmodel.evaluation.metrics import Floats
 from bigmodel.tasks.base import Answer, Row, Task
 
 if TYPE_CHECKING:
@@ -33,3 +37,13 @@ class Evidence:
     def where(self, i: int) -> dict[str, str | int]:
         file, line = self.place(i)
         return {"file": file, "line": line}
+
+    def refuse_broken(self, numbers: Floats, what: str) -> None:
+        """CheckpointError at the first row whose number, of which `what` tells, is none."""
+        broken = np.flatnonzero(~np.isfinite(numbers))
+        if len(broken):
+            file, line = self.place(int(broken[0]))
+            raise CheckpointError(
+                f"{file}:{line}: {what}: its weights are damaged, or the precision does not suit it "
+                "(try --precision fp32)"
+            )
