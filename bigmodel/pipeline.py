@@ -207,21 +207,7 @@ def predict(
     if explain and options:
         raise ConfigError("--ask says how to answer, and --explain what decided: leave one of them out")
     if explain:
-        from bigmodel.evaluation.explain import explainer
-
-        module = explainer(predictor.name)
-        if files:
-            explanations = explained_files(files, predictor, module, reading(predictor, changes))
-        else:
-            explanations = module.explain(predictor, rows_of(texts, predictor))
-        if output is None:
-            module.show(explanations)
-            return
-        if explanations and "picture" in explanations[0]:
-            keep_pictures(explanations, output)
-            return
-        with writing(output) as out:
-            out.writelines(line(explanation) for explanation in explanations)
+        explain_answers(predictor, files, texts, output, changes)
         return
     if texts:
         with writing(output) as out:
@@ -238,6 +224,26 @@ def predict(
             f"{num_bad:,} of {num_rows:,} rows could not be read; the answers say why. data.max_bad allows "
             f"{data.max_bad:.2%}: mend the rows, or raise it with --set data.max_bad=1"
         )
+
+
+def explain_answers(
+    predictor: Predictor, files: Sequence[str], texts: Sequence[str], output: Path | None, changes: Sequence[str]
+) -> None:
+    """What decided each answer: to standard output, or JSON Lines, or pictures, to `output`."""
+    from bigmodel.evaluation.explain import explainer
+
+    module = explainer(predictor.name)
+    if files:
+        explanations = explained_files(files, predictor, module, reading(predictor, changes))
+    else:
+        explanations = module.explain(predictor, rows_of(texts, predictor))
+    if output is None:
+        module.show(explanations)
+    elif explanations and "picture" in explanations[0]:
+        keep_pictures(explanations, output)
+    else:
+        with writing(output) as out:
+            out.writelines(line(explanation) for explanation in explanations)
 
 
 def explained_files(files: Sequence[str], predictor: Predictor, module: Any, data: DataConfig) -> list[dict[str, Any]]:
