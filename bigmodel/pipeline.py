@@ -44,7 +44,7 @@ UNTESTED = "none: no row was held out. `bigmodel evaluate` tests the model on ot
 
 def train(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> Run:
     """Train the experiment of a file to its end, or go on where it was; then test it, print and keep the report."""
-    experiment, here = read_experiment(path, overrides), Path.cwd()
+    experiment = read_experiment(path, overrides)
     from bigmodel.training.display import Display
     from bigmodel.training.fit import fit
 
@@ -53,10 +53,10 @@ def train(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> Run
     report = read_json(run.report) if run.report.exists() else test(experiment, run)
     from bigmodel.evaluation.report import show
 
-    model, told = (p.relative_to(here) if p.is_relative_to(here) else p for p in (run.model, run.report))
     if report:
         show(report)
-    say(f"model   {model}\nreport  {told if report else UNTESTED}\nserve   bigmodel serve {model}")
+    model = relative(run.model)
+    say(f"model   {model}\nreport  {relative(run.report) if report else UNTESTED}\nserve   bigmodel serve {model}")
     return run
 
 
@@ -474,6 +474,12 @@ def writing(output: Path | None) -> Iterator[IO[str]]:
         raise ResourceError(f"{output}: cannot be written: {e.strerror or e}") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def relative(path: Path) -> Path:
+    """As seen from here, where it is below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def line(answer: Answer) -> str:

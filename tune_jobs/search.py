@@ -1,4 +1,6 @@
-"""search(experiment) -> Search: trials on Ray Tune, the verdict, best.yaml. Calls fit, owns no training code.
+"""search(experiment) -> Search: trials on Ray Tune, then the best again with further seeds.
+
+Calls fit, owns no training code.
 
 <output>-tune/
   best.yaml        the winner, an ordinary experiment        best/     its run: model, report, checkpoints
@@ -333,7 +335,7 @@ def run_trials(
     from ray import tune
 
     from tune_jobs.table import Table
-    from tune_jobs.trial import Trial as Trainable
+    from tune_jobs.trial import TrialTrainable
 
     storage = folder.parent / "ray"
     shutil.rmtree(storage, ignore_errors=True)
@@ -344,7 +346,7 @@ def run_trials(
     at_once = base.tune.scheduler == "pbt" and scheduler is not None  # Ray's has no place for a searcher
     table = Table(proposals, folder, goal, minutes)
     tuner = tune.Tuner(
-        tune.with_resources(Trainable, resources),
+        tune.with_resources(TrialTrainable, resources),
         param_space={
             "base": base.model_dump(mode="json"),
             "folder": str(folder),

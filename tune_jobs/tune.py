@@ -22,10 +22,10 @@ def tune(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> dict
         refuse_at_once(path, overrides)
         ray.start()
         from bigmodel import mup, pipeline, tasks
-        from bigmodel.pipeline import say, write_json
+        from bigmodel.pipeline import relative, say, write_json
         from tune_jobs.report import report, show
         from tune_jobs.search import search
-        from tune_jobs.winner import chosen, judged, kept, shown, widened
+        from tune_jobs.winner import chosen, judged, kept, widened
 
         experiment = read(path, overrides, pipeline.check)
         pipeline.quiet()
@@ -37,13 +37,14 @@ def tune(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> dict
         winner = chosen(found, verdict)
         best, test, model = widened(found, winner, experiment) if experiment.tune.proxy else kept(found, winner)
         goal = tasks.get(experiment.task).goal
-        told = report(path.stem, found.trials, goal, found.space, verdict, test, found.seconds, shown(best), model)
+        files = str(relative(best)), str(relative(model))
+        told = report(path.stem, found.trials, goal, found.space, verdict, test, found.seconds, *files)
         write_json(found.folder / "tune_report.json", told)
         from tune_jobs.page import page
 
         (found.folder / "tune_report.html").write_text(page(told), "utf-8")
         show(told)
-        say(f"page    {shown(found.folder / 'tune_report.html')}")
+        say(f"page    {relative(found.folder / 'tune_report.html')}")
     return told
 
 

@@ -20,6 +20,7 @@ import yaml
 
 from bigmodel.data.files import digest
 from bigmodel.errors import ConfigError
+from bigmodel.evaluation.layout import near
 from bigmodel.training.events import Event
 from bigmodel.training.run import is_held
 
@@ -52,7 +53,7 @@ class Record:
     @property
     def name(self) -> str:
         """The folder as seen from here."""
-        return min(str(self.path), os.path.relpath(self.path), key=len)
+        return near(str(self.path))
 
     # ---- what was asked
 

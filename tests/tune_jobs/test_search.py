@@ -31,7 +31,7 @@ from tune_jobs.population import Population
 from tune_jobs.propose import Proposals
 from tune_jobs.search import all_of, refuse_another, search, seconds, timed
 from tune_jobs.space import space, with_values
-from tune_jobs.trial import Trial as Trainable
+from tune_jobs.trial import TrialTrainable
 from tune_jobs.tune import tune
 
 QUICK = ("tune.candidates=0", "tune.max_concurrent=1", "tune.seed=1")  # one process imports, not two beside each other
@@ -172,7 +172,7 @@ def test_a_validation_that_is_no_number_is_never_the_best(experiment, tmp_path):
     (folder / "000" / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in told))
     own = {"number": 0, "params": {}}
     base = experiment().model_dump(mode="json")
-    trial = Trainable({"base": base, "folder": str(folder), "prepared": None, "own": own})
+    trial = TrialTrainable({"base": base, "folder": str(folder), "prepared": None, "own": own})
     values = [trial.step()["best"] for _ in range(3)]
     assert math.isnan(values[0]) and values[1:] == [0.5, 0.5]
 
