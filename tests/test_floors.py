@@ -6,9 +6,12 @@ A file imports from lower floors and from its own package, from the file that de
 from __future__ import annotations
 
 import ast
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import NamedTuple
 
@@ -193,6 +196,25 @@ def test_a_model_imports_what_its_source_may_travel_with(module):
             found.module, "bigmodel.models"
         )
         assert allowed, f"{module}:{found.line}: imports {found.module}"
+
+
+@cache
+def declared() -> set[str]:
+    """The packages that pyproject.toml names, by the names they are imported under."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["lora"]]
+    names = {canonical(re.match(r"[\w.-]+", one)[0]) for one in asked}
+    return {name for name, whose in packages_distributions().items() if names & set(map(canonical, whose))}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_what_is_imported_is_declared(module):
+    for found in imports(module):
+        known = is_ours(found.module) or top(found.module) in declared() | sys.stdlib_module_names
+        assert known, f"{module}:{found.line}: imports {found.module}, which pyproject.toml does not name"
 
 
 @pytest.mark.parametrize("module", [module for module, path in modules().items() if path.name == "__init__.py"])
