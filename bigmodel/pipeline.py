@@ -28,6 +28,7 @@ from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.cleaned import keep
 from bigmodel.data.files import is_remote, local, resolve, stored
 from bigmodel.data.prepare import open_prepared, prepare
+from bigmodel.data.progress import EVERY_S
 from bigmodel.data.quarantine import Quarantine
 from bigmodel.data.record import Bad
 from bigmodel.errors import CheckpointError, ConfigError, DataError, ResourceError, did_you_mean
@@ -38,7 +39,6 @@ from bigmodel.tasks.base import BLOCK, WHOLE, Answer, Refused, Task
 from bigmodel.training.run import Run
 
 CHUNK = 4096  # rows read, answered and written together, fewer of files
-LINE_S = 5.0  # between two lines of progress
 UNTESTED = "none: no row was held out. `bigmodel evaluate` tests the model on other files"
 
 
@@ -327,7 +327,7 @@ def _answer(items: Iterable[Placed | Bad], predictor: Predictor, out: IO[str]) -
             else:
                 out.write(line(place | next(answers)))
         num_rows += len(chunk)
-        if time.monotonic() - last >= LINE_S:
+        if time.monotonic() - last >= EVERY_S:
             last = time.monotonic()
             say(f"{num_rows:,} rows answered  {num_rows / (last - began):,.0f} rows/s", sys.stderr)
     seconds = max(time.monotonic() - began, 1e-9)

@@ -40,7 +40,7 @@ QUIET_S = 120.0  # another machine's run that wrote nothing for so long is taken
 STEP = b'{"kind": "step"'
 
 
-class Record:
+class RunRecord:
     """The folder of one run. `damaged` where run.json cannot be read, `unreadable` counts such lines of the events."""
 
     def __init__(self, path: Path) -> None:
@@ -310,11 +310,11 @@ def find(folder: Path) -> list[Path]:
     return found
 
 
-def open_run(path: Path) -> Record:
+def open_run(path: Path) -> RunRecord:
     """The run of a folder, or of the model folder in it. ConfigError if there is none, with what there is."""
     for folder in (path, path.absolute().parent) if path.absolute().name == "model" else (path,):
         if (folder / "run.json").is_file():
-            return Record(Path(os.path.abspath(folder)))
+            return RunRecord(Path(os.path.abspath(folder)))
     if path.is_file():
         raise ConfigError(f"{path}: this is a file. Name the folder of a run, which holds run.json")
     if not path.exists():
