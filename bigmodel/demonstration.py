@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
 import time
 import urllib.request
@@ -25,7 +24,7 @@ from typing import Any
 
 from bigmodel import pipeline
 from bigmodel.errors import ConfigError, ServeError, did_you_mean
-from bigmodel.pipeline import say
+from bigmodel.pipeline import relative, say
 from bigmodel.predictor import Predictor, difference
 from serve_app.options import ServeOptions
 from serve_app.ray_host import free_ports
@@ -160,7 +159,3 @@ def step(number: int, what: str) -> None:
 
 def indented(text: str, by: str = "    ") -> str:
     return "\n".join(by + line for line in text.splitlines())
-
-
-def relative(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

@@ -59,7 +59,8 @@ def last_line(error: BaseException) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Of a GPU, of this process, or on a CPU of torch's allocator or oneDNN, which have no class for it."""
+    """Whether an error means too little memory: of a GPU or this process, or from torch's CPU allocator or oneDNN,
+    which have no class for it."""
     words = ("out of memory", "_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate")
     return (
         isinstance(error, MemoryError)

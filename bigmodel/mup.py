@@ -167,7 +167,7 @@ def widen(found: Experiment, wide: Experiment) -> Experiment:
 
 
 def width(experiment: Experiment) -> int:
-    """Of the experiment's encoder."""
+    """Of the experiment's encoder or decoder."""
     return int(_config(experiment).hidden_size)
 
 

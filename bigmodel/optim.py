@@ -131,7 +131,7 @@ class Fields(Protocol):
 
 @dataclass(frozen=True)
 class Scale:
-    """What the experiment's values are multiplied with for a parameter."""
+    """What the experiment's values are multiplied by for a parameter."""
 
     lr: float = 1.0
     eps: float = 1.0
@@ -167,7 +167,7 @@ def build(fields: Fields, model: nn.Module, scales: Mapping[str, Scale] | None =
 
 
 def factor(step: int, total: int, warmup: int, schedule: str) -> float:
-    """What the learning rate of `step` (from 0) is multiplied with.
+    """What the learning rate of `step` (from 0) is multiplied by.
 
     It rises in a line over `warmup` steps, 1 being reached in the last of them; then it stays (constant), falls in a
     line (linear) or along half a cosine (Loshchilov & Hutter, 2017, arXiv:1608.03983), to 0 just after the last of

@@ -29,6 +29,7 @@ from bigmodel.data.clean import Placed, clean, read_options
 from bigmodel.data.cleaned import keep
 from bigmodel.data.files import is_remote, local, resolve, stored
 from bigmodel.data.prepare import open_prepared, prepare
+from bigmodel.data.progress import EVERY_S
 from bigmodel.data.quarantine import Quarantine
 from bigmodel.data.record import Bad
 from bigmodel.errors import CheckpointError, ConfigError, DataError, ResourceError, did_you_mean
@@ -40,13 +41,12 @@ from bigmodel.training.run import Run
 from bigmodel.yaml_lines import parse
 
 CHUNK = 4096  # rows read, answered and written together, fewer of files
-LINE_S = 5.0  # between two lines of progress
 UNTESTED = "none: no row was held out. `bigmodel evaluate` tests the model on other files"
 
 
 def train(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> Run:
     """Train the experiment of a file to its end, or go on where it was; then test it, print and keep the report."""
-    experiment, here = read_experiment(path, overrides), Path.cwd()
+    experiment = read_experiment(path, overrides)
     from bigmodel.training.display import Display
     from bigmodel.training.fit import fit
 
@@ -55,10 +55,10 @@ def train(path: Path, overrides: Sequence[str] = (), fresh: bool = False) -> Run
     report = read_json(run.report) if run.report.exists() else test(experiment, run)
     from bigmodel.evaluation.report import show
 
-    model, told = (p.relative_to(here) if p.is_relative_to(here) else p for p in (run.model, run.report))
     if report:
         show(report)
-    say(f"model   {model}\nreport  {told if report else UNTESTED}\nserve   bigmodel serve {model}")
+    model = relative(run.model)
+    say(f"model   {model}\nreport  {relative(run.report) if report else UNTESTED}\nserve   bigmodel serve {model}")
     return run
 
 
@@ -209,21 +209,7 @@ def predict(
     if explain and options:
         raise ConfigError("--ask says how to answer, and --explain what decided: leave one of them out")
     if explain:
-        from bigmodel.evaluation.explain import explainer
-
-        module = explainer(predictor.name)
-        if files:
-            explanations = explained_files(files, predictor, module, reading(predictor, changes))
-        else:
-            explanations = module.explain(predictor, rows_of(texts, predictor))
-        if output is None:
-            module.show(explanations)
-            return
-        if explanations and "picture" in explanations[0]:
-            keep_pictures(explanations, output)
-            return
-        with writing(output) as out:
-            out.writelines(line(explanation) for explanation in explanations)
+        explain_answers(predictor, files, texts, output, changes)
         return
     if texts:
         with writing(output) as out:
@@ -240,6 +226,26 @@ def predict(
             f"{num_bad:,} of {num_rows:,} rows could not be read; the answers say why. data.max_bad allows "
             f"{data.max_bad:.2%}: mend the rows, or raise it with --set data.max_bad=1"
         )
+
+
+def explain_answers(
+    predictor: Predictor, files: Sequence[str], texts: Sequence[str], output: Path | None, changes: Sequence[str]
+) -> None:
+    """What decided each answer: to standard output, or JSON Lines, or pictures, to `output`."""
+    from bigmodel.evaluation.explain import explainer
+
+    module = explainer(predictor.name)
+    if files:
+        explanations = explained_files(files, predictor, module, reading(predictor, changes))
+    else:
+        explanations = module.explain(predictor, rows_of(texts, predictor))
+    if output is None:
+        module.show(explanations)
+    elif explanations and "picture" in explanations[0]:
+        keep_pictures(explanations, output)
+    else:
+        with writing(output) as out:
+            out.writelines(line(explanation) for explanation in explanations)
 
 
 def explained_files(files: Sequence[str], predictor: Predictor, module: Any, data: DataConfig) -> list[dict[str, Any]]:
@@ -323,7 +329,7 @@ def _answer(items: Iterable[Placed | Bad], predictor: Predictor, out: IO[str]) -
             else:
                 out.write(line(place | next(answers)))
         num_rows += len(chunk)
-        if time.monotonic() - last >= LINE_S:
+        if time.monotonic() - last >= EVERY_S:
             last = time.monotonic()
             say(f"{num_rows:,} rows answered  {num_rows / (last - began):,.0f} rows/s", sys.stderr)
     seconds = max(time.monotonic() - began, 1e-9)
@@ -470,6 +476,12 @@ def writing(output: Path | None) -> Iterator[IO[str]]:
         raise ResourceError(f"{output}: cannot be written: {e.strerror or e}") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def relative(path: Path) -> Path:
+    """As seen from here, where it is below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def line(answer: Answer) -> str:

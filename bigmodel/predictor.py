@@ -160,9 +160,9 @@ class Predictor:
     def predict_samples(self, samples: Sequence[Sample], max_tokens: int = 0) -> list[Answer]:
         return self._in_batches(samples, max_tokens, self.task.predict)
 
-    def judge_samples(self, samples: Sequence[Sample], max_tokens: int = 0) -> list[Answer]:
+    def judge_samples(self, samples: Sequence[Sample]) -> list[Answer]:
         """Answers to samples that carry their target, as the task's `score` wants them."""
-        return self._in_batches(samples, max_tokens, self.task.judge)
+        return self._in_batches(samples, 0, self.task.judge)
 
     def _in_batches(self, samples: Sequence[Sample], max_tokens: int, ask: Ask) -> list[Answer]:
         answers: list[Answer] = [{}] * len(samples)

@@ -1,4 +1,4 @@
-"""Ray and Serve underneath: environment, start or join, stop. All that leans on Ray's private parts is in this file.
+"""Ray and Serve underneath: environment, start or join, stop. All that leans on Serve's private parts is in this file.
 
 What listens. A Ray of our own opens one port to others, HAProxy's, and that only if asked by --host. Everything else is
 on 127.0.0.1: gcs, raylet, the agents, each worker's gRPC, HAProxy's statistics and metrics, Serve's own proxy, each
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bigmodel.cluster import LOOPBACK, check_answers, secure_token
-from bigmodel.errors import ServeError, first_line
+from bigmodel.errors import ServeError, first_line, last_line
 
 RAY_HEADERS = (
     "^(x-request-(timeout-seconds|disconnect-disabled)|x[-_]session[-_]id|serve[-_]multiplexed[-_]model[-_]id)$"
@@ -160,7 +160,7 @@ def start(host: str, port: int, num_cpus: int) -> Host:
         from ray.exceptions import RayError
 
         if isinstance(error, (RuntimeError, TimeoutError, RayError)):  # Serve's own failures among it
-            raise ServeError(f"Ray Serve does not start on {host}:{port}: {_last_line(error)}") from None
+            raise ServeError(f"Ray Serve does not start on {host}:{port}: {last_line(error).strip()}") from None
         raise
     return ours
 
@@ -240,10 +240,6 @@ def failure(status: Any) -> str:
     lines = [line.strip() for line in "\n".join(messages).splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith(("bigmodel.errors.", "serve_app."))]
     return (errors or lines or ["no reason given"])[-1].partition("Error: ")[2] or (lines or ["no reason given"])[-1]
-
-
-def _last_line(error: BaseException) -> str:
-    return ([line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__])[-1]
 
 
 def stop(host: Host, name: str | None) -> None:

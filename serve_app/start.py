@@ -29,18 +29,17 @@ def serve(
     model_dir: str | Path,
     host: str = "127.0.0.1",
     port: int = 8000,
-    address: str | None = None,
     say: Callable[[str], None] = tell,
     **options: Any,
 ) -> None:
     """Serve a model directory until Ctrl-C or SIGTERM. `options` are fields of ServeOptions.
 
-    `address` or RAY_ADDRESS joins a running Ray, otherwise one is started here and stopped at the end.
+    RAY_ADDRESS joins a running Ray, otherwise one is started here and stopped at the end.
     Raises ConfigError, ResourceError or ServeError.
     """
     given = {key: value for key, value in options.items() if value is not None}
     checked = read_options({"model": str(Path(model_dir).absolute())} | given)
-    with signals_interrupt(), serving(checked, host, port, address or os.environ.get("RAY_ADDRESS"), say) as url:
+    with signals_interrupt(), serving(checked, host, port, os.environ.get("RAY_ADDRESS"), say) as url:
         say(f"{checked.word} answers at {url}/models/{checked.word}/predict")
         say(f"Page to try it: {url}/models/{checked.word}/docs    Stop: Ctrl-C")
         with suppress(KeyboardInterrupt):

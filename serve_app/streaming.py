@@ -139,9 +139,6 @@ class Streams:
                     return answer
         raise AssertionError("the last piece has the answer")
 
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     # ---- in the model's thread
 
     def _work(self) -> None:

@@ -4,10 +4,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
-from bigmodel import cluster
-
 SCRIPT = """
 from bigmodel import cluster
 
@@ -65,15 +61,3 @@ print("alive")
 
 def test_what_ray_objects_are_left_to_the_collector_does_not_end_the_process():
     assert run(GARBAGE) == ["alive"]
-
-
-@pytest.mark.parametrize("address", ["", "127.0.0.1:6379"])
-def test_actors_without_use_are_left_out(monkeypatch, address):
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-
-    monkeypatch.setenv("RAY_ADDRESS", address)
-    usual, ours = (
-        {type(callback).__name__ for callback in trainer._create_default_callbacks()}
-        for trainer in (DataParallelTrainer(print), cluster.lighter(DataParallelTrainer(print)))
-    )
-    assert usual - ours == {"DatasetsCallback"} | (set() if address else {"PlacementGroupCleanerCallback"})

@@ -13,6 +13,7 @@ import pytest
 
 from bigmodel import pipeline
 from bigmodel.errors import ConfigError
+from bigmodel.experiment import load
 
 VERBS = ["train", "evaluate", "predict", "serve", "demo", "runs", "show", "diff", "reproduce"]
 HEAVY = ["torch", "ray", "transformers", "numpy", "pyarrow", "sklearn", "captum"]
@@ -50,7 +51,7 @@ def test_help_answers_without_importing_anything_heavy(arguments):
     [
         ("data.train=nowhere.csv", "nowhere.csv: no such file"),
         ("train.workers=1..2", "train.workers is 1..2: trials share the cluster"),
-        ("optim.lr=log:2..1", "optim.lr: 'log:2..1' is no range"),
+        ("optim.lr=log:2..1", "command line: tune.space: optim.lr: 'log:2..1' is no range"),
         ("optim.lrr=log:1..2", "optim has no field 'lrr'. Did you mean 'lr'?"),
         ("tune.space.optim.lrr=log:1..2", "optim has no field 'lrr'. Did you mean 'lr'?"),
         ("data.label=text", "data.text and data.label are the same column"),
@@ -65,6 +66,45 @@ def test_what_is_wrong_of_a_search_is_told_before_ray_starts(change, expected, t
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert expected in message(done)
     assert "'ray'" not in done.stdout, "the process has not even imported it"
+
+
+def test_all_wrong_ranges_are_said_at_once_with_their_lines(tmp_path, reviews):
+    reviews(tmp_path / "reviews.csv", 20)
+    (tmp_path / "reviews.yaml").write_text(
+        "task: text-classification\ndata: {train: reviews.csv, text: text, label: label}\ntune:\n  space:\n"
+        "    optim.lr: log:2..1\n    train.epochs: int:1..2\n    optim.lrr: log:1..2\n    model.hiden_size: [4, 8]\n"
+    )
+    lines = message(bigmodel("tune", "reviews.yaml", "optim.eps=log:0..1", folder=tmp_path)).splitlines()
+    assert len(lines) == 4, lines
+    assert "reviews.yaml:5: tune.space: optim.lr: 'log:2..1' is no range" in lines[0]
+    assert "reviews.yaml:7: tune.space: optim.lrr: optim has no field 'lrr'. Did you mean 'lr'?" in lines[1]
+    assert "reviews.yaml:8: tune.space: model.hiden_size: model has no field 'hiden_size'" in lines[2]
+    assert "command line: tune.space: optim.eps: 'log:0..1': log wants numbers above 0" in lines[3]
+
+
+def test_another_search_in_the_folder_is_told_before_ray_starts(tmp_path, reviews, monkeypatch):
+    from tune_jobs.journal import Journal
+    from tune_jobs.search import take_up
+    from tune_jobs.tune import refuse_at_once
+
+    monkeypatch.chdir(tmp_path)
+    reviews(tmp_path / "reviews.csv", 20)
+    file, folder = Path("reviews.yaml"), tmp_path / "run-tune"
+    file.write_text("task: text-classification\ndata: {train: reviews.csv, text: text, label: label}\noutput: run\n")
+    refuse_at_once(file, [], fresh=False)
+    assert not folder.exists()
+    folder.mkdir()
+    take_up(folder, load(file))
+    Journal(folder / "trials.jsonl").begin(0, {})
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    command = [sys.executable, "-c", PROBE, "tune", "reviews.yaml", "optim.eps=1e-6"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = message(done)
+    assert "run-tune holds another search. What differs:" in said and "optim.eps: 1e-08 -> 1e-06" in said
+    assert "'ray'" not in done.stdout, "the process has not even imported it"
+    refuse_at_once(file, ["tune.trials=5"], fresh=False)
+    refuse_at_once(file, ["optim.eps=1e-6"], fresh=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_help_names_every_verb_in_a_whole_phrase():

@@ -6,9 +6,12 @@ A file imports from lower floors and from its own package, from the file that de
 from __future__ import annotations
 
 import ast
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +40,8 @@ FLOORS = [  # from the ground up; the longest name that fits a file says where i
     ["bigmodel.__main__"],
     ["tune_jobs.__main__"],
 ]
-KNOW_RAY = {"bigmodel.data.prepare", "bigmodel.training.on_ray", "bigmodel.cluster", "tune_jobs", "serve_app"}
+KNOW_RAY_TRAIN = {"bigmodel.training.on_ray", "bigmodel.training.ray_train"}
+KNOW_RAY = KNOW_RAY_TRAIN | {"bigmodel.data.prepare", "bigmodel.cluster", "tune_jobs", "serve_app"}
 KNOW_MODELS = {"torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "peft"}
 """torch, transformers, and what transformers itself cannot be without; peft, where LoRA is asked for."""
 HEAVY = {"torch", "ray", "transformers", "numpy", "pyarrow", "sklearn", "captum", "pydantic", "yaml", "rich"}
@@ -179,6 +183,12 @@ def test_only_who_must_knows_ray(module):
         assert not found, f"{module} imports ray in line {found}; these may: {', '.join(sorted(KNOW_RAY))}"
 
 
+def test_only_who_must_knows_ray_train(module):
+    if module not in KNOW_RAY_TRAIN:
+        found = [found.line for found in imports(module) if is_within(found.module, "ray.train")]
+        assert not found, f"{module} imports ray.train in line {found}; these may: {', '.join(sorted(KNOW_RAY_TRAIN))}"
+
+
 @pytest.mark.parametrize("module", [module for module in modules() if is_within(module, "bigmodel.models")])
 def test_a_model_imports_what_its_source_may_travel_with(module):
     """A checkpoint carries the source of its model: that must open where bigmodel is not installed."""
@@ -187,6 +197,25 @@ def test_a_model_imports_what_its_source_may_travel_with(module):
             found.module, "bigmodel.models"
         )
         assert allowed, f"{module}:{found.line}: imports {found.module}"
+
+
+@cache
+def declared() -> set[str]:
+    """The packages that pyproject.toml names, by the names they are imported under."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["lora"]]
+    names = {canonical(re.match(r"[\w.-]+", one)[0]) for one in asked}
+    return {name for name, whose in packages_distributions().items() if names & set(map(canonical, whose))}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_what_is_imported_is_declared(module):
+    for found in imports(module):
+        known = is_ours(found.module) or top(found.module) in declared() | sys.stdlib_module_names
+        assert known, f"{module}:{found.line}: imports {found.module}, which pyproject.toml does not name"
 
 
 @pytest.mark.parametrize("module", [module for module, path in modules().items() if path.name == "__init__.py"])

@@ -22,7 +22,7 @@ import torch
 from bigmodel import pipeline, tasks
 from bigmodel.__main__ import app
 from bigmodel.errors import BigmodelError, ConfigError, DataError, ResourceError
-from bigmodel.history.record import GOALS, Record, find
+from bigmodel.history.record import GOALS, RunRecord, find
 from bigmodel.training.events import Events, Tail, read
 from bigmodel.training.fit import fit, fit_in_parts
 from bigmodel.training.loop import finish
@@ -118,7 +118,7 @@ def test_runs_are_listed_the_newest_first_in_plain_aligned_lines(here, say):
     assert "\x1b" not in "".join(lines) and not any(line.endswith(" ") for line in lines)
     for name, cell in [("task", "text-classification"), ("state", "finished"), ("progress", "22/22 100%")]:
         assert newest[header.index(name) :].startswith(cell) and oldest[header.index(name) :].startswith(cell)
-    best = Record(here / "runs/a").best
+    best = RunRecord(here / "runs/a").best
     assert best is not None and f"accuracy {best[1]:.4f} at {best[2]}" in oldest
 
 
@@ -251,21 +251,21 @@ def test_to_ask_whether_a_run_lives_keeps_nobody_from_training(tmp_path):
 
 def test_a_run_that_is_taken_up_again_is_starting(here):
     change_json(here / "runs/a/run.json", state="interrupted")
-    assert Record(here / "runs/a").state == "interrupted"
+    assert RunRecord(here / "runs/a").state == "interrupted"
     with hold(here / "runs/a", "output folder", "training"):
-        assert Record(here / "runs/a").state == "starting"
+        assert RunRecord(here / "runs/a").state == "starting"
 
 
 def test_another_machines_run_is_alive_while_it_writes(here):
     """Where its lock cannot be seen from here."""
     change_json(here / "runs/a/run.json", state="running")
     events = here / "runs/a/events.jsonl"
-    assert Record(here / "runs/a").state == "interrupted (killed)"
+    assert RunRecord(here / "runs/a").state == "interrupted (killed)"
     node = json.loads(events.read_text().splitlines()[0])["node"]
     events.write_text(events.read_text().replace(f'"node": "{node}"', '"node": "elsewhere"'))
-    assert Record(here / "runs/a").state == "running"
+    assert RunRecord(here / "runs/a").state == "running"
     os.utime(events, (time.time() - 1000,) * 2)
-    assert Record(here / "runs/a").state == "interrupted (killed)"
+    assert RunRecord(here / "runs/a").state == "interrupted (killed)"
 
 
 # ---- show
@@ -377,10 +377,10 @@ def test_diff_names_what_differs_and_where_the_losses_part(here, say):
     said = say("diff", "runs/a", "runs/deep/er/b")
     assert say.code == 0 and "optim.lr: 0.001 -> 0.002" in said and "output" not in said
     assert "train.precision: 'auto' -> 'fp32'" in said
-    ours, theirs = ([step["loss"] for step in Record(here / run).steps] for run in ("runs/a", "runs/deep/er/b"))
+    ours, theirs = ([step["loss"] for step in RunRecord(here / run).steps] for run in ("runs/a", "runs/deep/er/b"))
     parting = next(i for i in range(22) if ours[i] != theirs[i])
     assert f"part at step {parting + 1}: {ours[parting]!r} -> {theirs[parting]!r}" in said
-    assert f"model.safetensors: SHA-256 {Record(here / 'runs/a').weights['model.safetensors'][:12]} -> " in said
+    assert f"model.safetensors: SHA-256 {RunRecord(here / 'runs/a').weights['model.safetensors'][:12]} -> " in said
     assert "\nthe same: data, versions" in said
 
 
@@ -430,9 +430,9 @@ def test_diff_compares_data_versions_and_results(here, say):
 def test_a_run_is_reproduced_to_the_last_bit(here, say):
     said = say("reproduce", "runs/a/model")
     assert say.code == 0 and "training " in said
-    digest = Record(here / "runs/a").weights["model.safetensors"][:12]
+    digest = RunRecord(here / "runs/a").weights["model.safetensors"][:12]
     assert said.splitlines()[-1] == f"equal: the weights (SHA-256 {digest}) and the losses of all 22 steps"
-    assert Record(here / "runs/a-again").weights == Record(here / "runs/a").weights
+    assert RunRecord(here / "runs/a-again").weights == RunRecord(here / "runs/a").weights
     assert "losses of the steps, weights" in say("diff", "runs/a", "runs/a-again").splitlines()[-1]
 
     # a copy whose story is another one
@@ -465,7 +465,7 @@ def test_decisions_about_single_steps_are_told_and_kept_to(here, say):
     cut = {"what": "accumulate", "step": 3, "why": "out of memory", "to": 2}
     skip = {"what": "skip", "step": 5, "why": "the loss is nan", "rows": [["reviews.csv", 7]]}
     healed = pipeline.read_experiment(Path("e.yaml"), ["output=runs/healed"])
-    finish(fit_in_parts(healed, decisions=Record(here / "runs/a").decisions | {"healing": [cut, skip]}))
+    finish(fit_in_parts(healed, decisions=RunRecord(here / "runs/a").decisions | {"healing": [cut, skip]}))
     account = say("show", "runs/healed").partition("what happened")[2]
     assert "step 3: out of memory; from here on each batch is cut into 2 pieces" in account
     assert (

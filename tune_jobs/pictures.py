@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from bigmodel.tasks.base import Goal
 from tune_jobs.journal import State, Trial
-from tune_jobs.report import Scale, reached
+from tune_jobs.report import Scale
 
 Scales = Mapping[str, Scale]
 """Of each searched parameter: how its values were drawn."""
@@ -212,7 +212,7 @@ def rate_and_beta(trials: Sequence[Trial], goal: Goal, scales: Scales) -> Pictur
 
 def _valued(trials: Sequence[Trial], goal: Goal) -> Valued:
     """The trials that reached something, with the best they reached."""
-    return [(trial, value) for trial in trials if (value := reached(trial, goal)) is not None]
+    return [(trial, value) for trial in trials if (value := trial.best(goal.mode)) is not None]
 
 
 def _finite(trial: Trial) -> list[tuple[int, float]]:

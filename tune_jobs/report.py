@@ -51,11 +51,6 @@ def report(
     }
 
 
-def reached(trial: Trial, goal: Goal) -> float | None:
-    """The best value of the trial, NaN left aside."""
-    return trial.best(goal.mode)
-
-
 def scale(values: Range) -> Scale:
     if values.kind == "log":
         return "log of 1 - x" if values.from_one else "log"
@@ -78,14 +73,14 @@ def trials_of(report: Mapping[str, Any]) -> list[Trial]:
 
 
 def _rank(trial: Trial, goal: Goal) -> tuple[bool, bool, float, int]:
-    value = reached(trial, goal)
+    value = trial.best(goal.mode)
     return trial.state == "failed", value is None, (value or 0) * (-1 if goal.mode == "max" else 1), trial.number
 
 
 def _trial(trial: Trial, goal: Goal) -> dict[str, Any]:
     return {
         "number": trial.number,
-        "value": reached(trial, goal),
+        "value": trial.best(goal.mode),
         "params": trial.params,
         "state": trial.state,
         "steps": trial.curve[-1][0] if trial.curve else 0,

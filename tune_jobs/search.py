@@ -1,4 +1,6 @@
-"""search(experiment) -> Search: trials on Ray Tune, the verdict, best.yaml. Calls fit, owns no training code.
+"""search(experiment) -> Search: trials on Ray Tune, then the best again with further seeds.
+
+Calls fit, owns no training code.
 
 <output>-tune/
   best.yaml        the winner, an ordinary experiment        best/     its run: model, report, checkpoints
@@ -82,14 +84,14 @@ def search(experiment: Experiment, check: Check | None = None, fresh: bool = Fal
     validate on, ResourceError, TrainingError if no trial succeeded, Interrupted.
     """
     ranges = space(experiment, check)
-    folder = experiment.output_path.with_name(f"{experiment.output_path.name}-tune")
+    folder = folder_of(experiment)
     refuse(experiment, ranges)
     with hold(folder, "folder of the search", "searching"):
         if not (folder / "search.yaml").exists():
             refuse_strangers(folder, (*FOLDERS, *FILES), "no search")
         if fresh:
             clear(folder)
-        refuse_another(folder, experiment)
+        take_up(folder, experiment)
         data = prepare(experiment, say)
         if not data.size("valid"):
             raise DataError("a search compares trials by the validation rows, and there are none: see data.split.valid")
@@ -106,6 +108,10 @@ def search(experiment: Experiment, check: Check | None = None, fresh: bool = Fal
 
                 ray.shutdown()
         return Search(folder, experiment, ranges, trials, repeats, seconds(folder))
+
+
+def folder_of(experiment: Experiment) -> Path:
+    return experiment.output_path.with_name(f"{experiment.output_path.name}-tune")
 
 
 def refuse(experiment: Experiment, ranges: Space) -> None:
@@ -146,13 +152,20 @@ def clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def refuse_another(folder: Path, experiment: Experiment) -> None:
-    """A search goes on only as what it was; the number of trials may grow, and who does the work may change. One of
-    which no trial has trained is replaced."""
+def take_up(folder: Path, experiment: Experiment) -> None:
+    """Go on with the folder's search, or begin there, in place of one of which no trial has trained."""
+    if not goes_on(folder, experiment):
+        clear(folder)
+        put_whole(folder / "search.yaml", experiment.to_yaml())
+
+
+def goes_on(folder: Path, experiment: Experiment) -> bool:
+    """Whether the folder holds this search: it goes on only as what it was, but the number of trials may grow, and who
+    does the work may change. ConfigError if it holds another one of which a trial has trained, CheckpointError if it
+    cannot be told which."""
     file = folder / "search.yaml"
     if not file.exists():
-        put_whole(file, experiment.to_yaml())
-        return
+        return False
     may_change: Any = {
         "output": True,
         "data": {"cache", "distributed"},
@@ -165,15 +178,13 @@ def refuse_another(folder: Path, experiment: Experiment) -> None:
         raise CheckpointError(f"{folder}: what search this is cannot be read. --fresh starts over") from None
     old, new = (one.model_dump(mode="json", exclude=may_change) for one in (stored, experiment))
     changed = differences(old, new)
-    if changed and all(trial.state == "failed" for trial in read(folder / "trials.jsonl")):
-        clear(folder)
-        put_whole(file, experiment.to_yaml())
-    elif changed:
+    if changed and any(trial.state != "failed" for trial in read(folder / "trials.jsonl")):
         lines = "\n".join(f"  {line}" for line in changed)
         raise ConfigError(
             f"{folder} holds another search. What differs:\n{lines}\n"
             "Name another output, or start over with --fresh, which deletes it."
         )
+    return not changed
 
 
 def started(say: Say) -> bool:
@@ -333,7 +344,7 @@ def run_trials(
     from ray import tune
 
     from tune_jobs.table import Table
-    from tune_jobs.trial import Trial as Trainable
+    from tune_jobs.trial import TrialTrainable
 
     storage = folder.parent / "ray"
     shutil.rmtree(storage, ignore_errors=True)
@@ -344,7 +355,7 @@ def run_trials(
     at_once = base.tune.scheduler == "pbt" and scheduler is not None  # Ray's has no place for a searcher
     table = Table(proposals, folder, goal, minutes)
     tuner = tune.Tuner(
-        tune.with_resources(Trainable, resources),
+        tune.with_resources(TrialTrainable, resources),
         param_space={
             "base": base.model_dump(mode="json"),
             "folder": str(folder),

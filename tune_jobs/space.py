@@ -18,10 +18,11 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from pydantic import ValidationError
 
 from bigmodel import experiment as experiments
 from bigmodel.errors import ConfigError
-from bigmodel.experiment import Check, Experiment
+from bigmodel.experiment import Check, Experiment, Problem
 from bigmodel.yaml_lines import value_of
 
 KINDS = ("log", "uniform", "int", "choice")
@@ -110,11 +111,30 @@ def space(experiment: Experiment, check: Check | None = None) -> Space:
 
     ConfigError, all at once, for a range that cannot be read, a field that is not there, or a value it cannot have.
     """
+    found, wrong = _examined(experiment, check)
+    if wrong:
+        raise ConfigError("\n".join(message for _, message in wrong))
+    return found
+
+
+def and_ranges(check: Check) -> Check:
+    """A check that names, where nothing else is wrong, what `space` would refuse, with the keys in the file."""
+
+    def checked(tree: dict[str, Any]) -> list[Problem]:
+        try:
+            return check(tree) or _examined(Experiment.model_validate(tree), check)[1]
+        except ValidationError:
+            return []  # the sections say so themselves
+
+    return checked
+
+
+def _examined(experiment: Experiment, check: Check | None) -> tuple[Space, list[Problem]]:
     ranges: dict[str, Any] = dict(DESCENT if experiment.optim.type == "gd" else ADAM)
     if "pretrained" in experiment.model:
         ranges["optim.lr"] = PRETRAINED_RATES
     ranges |= experiment.tune.space
-    found, problems = Space(), []
+    found, wrong = Space(), list[Problem]()
     for name, text in ranges.items():
         if text == "none":
             continue
@@ -123,12 +143,11 @@ def space(experiment: Experiment, check: Check | None = None) -> Space:
             for value in (found[name].value(drawn) for drawn in found[name].grid()):
                 with_values(experiment, {name: value}, check)
         except ConfigError as e:
-            problems.append(f"tune.space: {name}: {_last(str(e))}")
-    if not found and not problems:
-        problems = ["tune.space: nothing is left to search. Name a field, such as optim.lr: log:1e-4..1e-1"]
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return found
+            wrong.append((("tune", "space", name), f"tune.space: {name}: {_last(str(e))}"))
+    if not found and not wrong:
+        nothing = "tune.space: nothing is left to search. Name a field, such as optim.lr: log:1e-4..1e-1"
+        wrong.append((("tune", "space"), nothing))
+    return found, wrong
 
 
 def _last(message: str) -> str:

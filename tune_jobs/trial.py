@@ -34,12 +34,12 @@ OWNER = "owner"
 """File of a checkpoint: the folder's name of the trial that wrote it. It stands in run.json of what takes it over."""
 
 
-def of(base: Experiment, params: dict[str, Any], folder: Path) -> Experiment:
+def experiment_of(base: Experiment, params: dict[str, Any], folder: Path) -> Experiment:
     """The experiment of a trial: an ordinary one."""
     return with_values(base, params).model_copy(update={"output": str(folder)})
 
 
-class Trial(tune.Trainable):
+class TrialTrainable(tune.Trainable):
     """config: `base` (the experiment, dumped), `folder` (of all trials), `prepared` (the samples, if all trials share
     them), `own` (the trial's number and params)."""
 
@@ -58,7 +58,7 @@ class Trial(tune.Trainable):
         base = Experiment.model_validate(config["base"])
         self._goal = tasks.get(base.task).goal
         self._path = folder / f"{own_number(folder, self.trial_id, config['own']['number']):03}"
-        self._experiment = of(base, config["own"]["params"], self._path)
+        self._experiment = experiment_of(base, config["own"]["params"], self._path)
         self._prepared = Path(config["prepared"]) if config["prepared"] else None
         self._curve: list[tuple[int, float]] = []
         self._told: list[Event] = []

@@ -69,7 +69,7 @@ def chosen(found: Search, verdict: Verdict | None) -> Trial:
     return best_of(found.trials, mode)[0]
 
 
-def widened(found: Search, winner: Trial, wide: Experiment) -> tuple[Path, None, str]:
+def widened(found: Search, winner: Trial, wide: Experiment) -> tuple[Path, None, Path]:
     """The winner of a search on a proxy, trained at the width it stood for: as `kept`, without the default, which was
     trained narrow.
     """
@@ -89,10 +89,10 @@ def widened(found: Search, winner: Trial, wide: Experiment) -> tuple[Path, None,
     run = fitted(experiment)
     if not run.report.exists():
         pipeline.test(experiment, run)
-    return file, None, shown(run.model)
+    return file, None, run.model
 
 
-def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None, str]:
+def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None, Path]:
     """The winner's run and experiment in their place, tested.
 
     -> best.yaml, what the test rows say of winner and default, the model's directory.
@@ -111,10 +111,10 @@ def kept(found: Search, winner: Trial) -> tuple[Path, dict[str, Any] | None, str
         run = fitted(experiment)  # a search that ran out of time: to the end, from the last checkpoint
     tested = run.report.exists() or pipeline.test(experiment, run)
     if told.exists():
-        return file, read_json(told) or None, shown(run.model)
+        return file, read_json(told) or None, run.model
     against = against_default(found, winner, experiment) if tested else None
     write_json(told, against or {})
-    return file, against, shown(run.model)
+    return file, against, run.model
 
 
 def fitted(experiment: Experiment) -> Run:
@@ -143,8 +143,3 @@ def against_default(found: Search, winner: Trial, experiment: Experiment) -> dic
         for model in (found.best / "model", default.model)
     ]
     return compare_rows(labels[0], labels[1], [row["label"] for row in rows])
-
-
-def shown(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)

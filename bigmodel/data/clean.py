@@ -142,5 +142,3 @@ def _check_columns(source: str, wanted: Mapping[str, str], names: Sequence[str])
                 f"{source}: no column '{column}'.{did_you_mean(column, names)} Columns: {_some(names)}. "
                 f"Name the one that holds the {role} with data.{role}=NAME"
             )
-        if names.count(column) > 1:
-            raise DataError(f"{source}: several columns are called '{column}'. Give each a name of its own")

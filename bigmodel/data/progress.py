@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-EVERY_S = 5.0
+EVERY_S = 5.0  # between two lines of progress, of whatever goes on
 _followed: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 

@@ -18,7 +18,6 @@ import numpy as np
 from rich.console import RenderableType
 from rich.text import Text
 
-from bigmodel.errors import CheckpointError
 from bigmodel.evaluation import baselines, boosting, importance, metrics
 from bigmodel.evaluation.evidence import Evidence
 from bigmodel.evaluation.layout import excerpt, heading, near, table, wide
@@ -41,7 +40,7 @@ def analyse(evidence: Evidence) -> dict[str, Any]:
     rows, answers = evidence.rows, evidence.answers
     found, wanted = named(answers), named(rows)
     losses = metrics.log_losses((answer["scores"] for answer in answers), wanted)
-    _check_numbers(evidence, losses)
+    evidence.refuse_broken(losses, "the model answers this row with scores that are no numbers")
     known = list(answers[0]["scores"])
     unknown = _unknown_labels(evidence, known, wanted)
     labels = [*known, *(entry["label"] for entry in unknown)]
@@ -60,16 +59,6 @@ def analyse(evidence: Evidence) -> dict[str, Any]:
         **_beside_training(evidence, found, wanted),
         **importance.of_table(evidence),
     }
-
-
-def _check_numbers(evidence: Evidence, losses: Floats) -> None:
-    broken = np.flatnonzero(~np.isfinite(losses))
-    if len(broken):
-        file, line = evidence.place(int(broken[0]))
-        raise CheckpointError(
-            f"{file}:{line}: the model answers this row with scores that are no numbers: its weights are damaged, "
-            "or the precision does not suit it (try --precision fp32)"
-        )
 
 
 def _unknown_labels(evidence: Evidence, known: Sequence[str], wanted: Sequence[str]) -> list[dict[str, Any]]:

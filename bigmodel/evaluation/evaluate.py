@@ -49,9 +49,7 @@ def evaluate(
         "task": predictor.name,
         "rows": len(rows),
         "metrics": predictor.task.score(answers, rows),
-        **analysis(predictor.name).analyse(
-            Evidence(predictor.task, rows, place, answers, training, say, predictor.predict, predictor)
-        ),
+        **analysis(predictor.name).analyse(Evidence(predictor.task, rows, place, answers, training, say, predictor)),
         "truncated": _truncated(answers),
         "speed": speed,
     }

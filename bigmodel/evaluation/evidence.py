@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from bigmodel.errors import CheckpointError
+from bigmodel.evaluation.metrics import Floats
 from bigmodel.tasks.base import Answer, Row, Task
 
 if TYPE_CHECKING:
@@ -13,7 +17,6 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 Place = Callable[[int], tuple[str, int]]
-Ask = Callable[[Sequence[Row]], list[Answer]]
 Training = Callable[[], Iterable[Row]]
 
 
@@ -28,11 +31,19 @@ class Evidence:
     """The training rows, as often as wanted; None where they are not at hand."""
     say: Say
     """Where to tell a person what takes its time."""
-    ask: Ask = lambda rows: []
-    """The model's answers to other rows."""
     predictor: Predictor | None = None
     """Who answered, to be asked more; None where the answers are all there is."""
 
     def where(self, i: int) -> dict[str, str | int]:
         file, line = self.place(i)
         return {"file": file, "line": line}
+
+    def refuse_broken(self, numbers: Floats, what: str) -> None:
+        """CheckpointError at the first row whose number, of which `what` tells, is none."""
+        broken = np.flatnonzero(~np.isfinite(numbers))
+        if len(broken):
+            file, line = self.place(int(broken[0]))
+            raise CheckpointError(
+                f"{file}:{line}: {what}: its weights are damaged, or the precision does not suit it "
+                "(try --precision fp32)"
+            )

@@ -14,7 +14,6 @@ import numpy as np
 from rich.console import RenderableType
 from rich.text import Text
 
-from bigmodel.errors import CheckpointError
 from bigmodel.evaluation import boosting, importance, metrics
 from bigmodel.evaluation.baselines import MAX_ROWS
 from bigmodel.evaluation.evidence import Evidence
@@ -34,7 +33,7 @@ def analyse(evidence: Evidence) -> dict[str, Any]:
     rows, answers = evidence.rows, evidence.answers
     found = np.fromiter((answer["prediction"] for answer in answers), np.float64)
     wanted = np.fromiter((row["label"] for row in rows), np.float64)
-    _check_numbers(evidence, found)
+    evidence.refuse_broken(found, "the model answers this row with no number")
     apart = metrics.distances(found, wanted)
     return {
         "intervals": {
@@ -47,16 +46,6 @@ def analyse(evidence: Evidence) -> dict[str, Any]:
         **_beside_training(evidence, found, wanted),
         **importance.of_table(evidence),
     }
-
-
-def _check_numbers(evidence: Evidence, found: Floats) -> None:
-    broken = np.flatnonzero(~np.isfinite(found))
-    if len(broken):
-        file, line = evidence.place(int(broken[0]))
-        raise CheckpointError(
-            f"{file}:{line}: the model answers this row with no number: its weights are damaged, or the precision does "
-            "not suit it (try --precision fp32)"
-        )
 
 
 def _worst_of(evidence: Evidence, found: Floats, wanted: Floats, apart: Floats) -> list[dict[str, Any]]:

@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bigmodel.data.progress import EVERY_S
 from bigmodel.experiment import Experiment
-from bigmodel.history.record import Record, number, open_run, section
+from bigmodel.history.record import RunRecord, number, open_run, section
 from bigmodel.history.sections import Sections, aligned, clock, count, counted, moment, put_sections, value
-from bigmodel.training.display import LINE_S, in_words
+from bigmodel.training.display import in_words
 from bigmodel.training.events import Event, Tail
 
 SHOWN = 5  # validations, the last ones
@@ -37,7 +38,7 @@ def show(path: Path, follow: bool = False) -> None:
         following.until_the_end()
 
 
-def account(record: Record) -> Sections:
+def account(record: RunRecord) -> Sections:
     """Heading -> lines."""
     return {
         record.name: progress(record),
@@ -51,7 +52,7 @@ def account(record: Record) -> Sections:
     }
 
 
-def progress(record: Record) -> list[str]:
+def progress(record: RunRecord) -> list[str]:
     done, total, start, best = record.step, record.total_steps, record.start, record.best
     left = record.seconds_left if record.is_active else None
     machine = [
@@ -75,7 +76,7 @@ def progress(record: Record) -> list[str]:
     )
 
 
-def asked(record: Record) -> list[str]:
+def asked(record: RunRecord) -> list[str]:
     """The leaves of the experiment that are not what a file without them would mean."""
     tree = {key: each for key, each in record.experiment.items() if key not in ("task", "output")}
     try:
@@ -95,7 +96,7 @@ def _others(tree: Mapping[str, Any], default: Mapping[str, Any], at: str = "") -
             yield f"{at}{key}", each if isinstance(each, str) else json.dumps(each, ensure_ascii=False, default=str)
 
 
-def data(record: Record) -> list[str]:
+def data(record: RunRecord) -> list[str]:
     counts, splits = record.counts, section(record.counts, "splits")
     rows = ", ".join(f"{split} {count(num)}" for split, num in splits.items())
     samples = ", ".join(f"{split} {count(num)}" for split, num in section(record.start, "samples").items())
@@ -112,13 +113,13 @@ def data(record: Record) -> list[str]:
     )
 
 
-def validations(record: Record) -> list[str]:
+def validations(record: RunRecord) -> list[str]:
     found = record.of_kind("validation")
     more = [f"{len(found) - SHOWN:,} before these"] if len(found) > SHOWN else []
     return more + [told(event) for event in found[-SHOWN:]]
 
 
-def happenings(record: Record) -> list[str]:
+def happenings(record: RunRecord) -> list[str]:
     """Decisions, restarts, damaged checkpoints, an early end, lines that cannot be read."""
     first, *others = record.of_kind(*HAPPENINGS) or [{}]
     lines = [told(event) for event in ([first] if first.get("kind") not in (None, "start") else []) + others]
@@ -127,7 +128,7 @@ def happenings(record: Record) -> list[str]:
     return lines
 
 
-def test(record: Record) -> list[str]:
+def test(record: RunRecord) -> list[str]:
     """The metrics of report.json with their intervals, those of the baselines beside them."""
     report = record.report
     intervals, lines = section(report, "intervals"), dict[str, str]()
@@ -162,7 +163,7 @@ def _holds(path: Path) -> bool:
 class Following:
     """Prints what happens to a run, a step every few seconds."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: RunRecord) -> None:
         self._tail = Tail(record.path / "events.jsonl", self._tell)
         self._path, self._total = record.path, record.total_steps
         self._last_line = 0.0
@@ -170,20 +171,20 @@ class Following:
     def until_the_end(self) -> None:
         """Ctrl-C leaves the run as it is, and says nothing."""
         try:
-            while Record(self._path).is_active:
+            while RunRecord(self._path).is_active:
                 self._tail.read()
                 time.sleep(0.5)
             self._tail.read()
         except KeyboardInterrupt:
             return
-        ended = Record(self._path)
+        ended = RunRecord(self._path)
         put_sections({ended.name: progress(ended)})
 
     def _tell(self, event: dict[str, Any]) -> None:
         if event.get("kind") == "start":
             self._total = int(number(event, "total_steps") or 0)
         if event.get("kind") == "step":
-            if time.monotonic() - self._last_line < LINE_S:
+            if time.monotonic() - self._last_line < EVERY_S:
                 return
             self._last_line = time.monotonic()
             print(f"step {count(event.get('step'))}/{self._total:,}  {told(event)}", flush=True)

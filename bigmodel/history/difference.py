@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bigmodel.experiment import Experiment, differences
-from bigmodel.history.record import Record, open_run, section
+from bigmodel.history.record import RunRecord, open_run, section
 from bigmodel.history.sections import Sections, put_sections
 from bigmodel.training.events import Event
 
@@ -25,7 +25,7 @@ def show(first: Path, second: Path) -> None:
     print(f"\nthe same: {', '.join(same)}" if len(same) < len(found) else f"nothing differs: {', '.join(same)}")
 
 
-def sections(a: Record, b: Record) -> Sections:
+def sections(a: RunRecord, b: RunRecord) -> Sections:
     """What is compared -> in what it differs. Folders, processes, times and speeds are not compared."""
     return {
         "experiment": differences(_experiment(a), _experiment(b)),
@@ -39,7 +39,7 @@ def sections(a: Record, b: Record) -> Sections:
     }
 
 
-def _experiment(record: Record) -> dict[str, Any]:
+def _experiment(record: RunRecord) -> dict[str, Any]:
     """All but the folder; fields that came later than the run are at their defaults."""
     try:
         return Experiment.model_validate(record.experiment).model_dump(mode="json", exclude={"output"})
@@ -47,13 +47,13 @@ def _experiment(record: Record) -> dict[str, Any]:
         return {key: value for key, value in record.experiment.items() if key != "output"}
 
 
-def _data(record: Record) -> dict[str, Any]:
+def _data(record: RunRecord) -> dict[str, Any]:
     counts = record.counts
     rows = {f"{split} rows": num for split, num in section(counts, "splits").items()}
     return {"fingerprint": record.info.get("fingerprint")} | rows | {"refused rows": counts.get("refused")}
 
 
-def _decisions(record: Record) -> dict[str, Any]:
+def _decisions(record: RunRecord) -> dict[str, Any]:
     """Those about single steps in few words, without the rows."""
     healing = record.decisions.get("healing")
     made = [one for one in healing if isinstance(one, dict)] if isinstance(healing, list) else []
@@ -66,12 +66,12 @@ def machine(start: Event) -> dict[str, Any]:
     return {name: start.get(name) for name in ("node", "device", "threads", "workers")} | {"gpu": start.get("gpu", "")}
 
 
-def _result(record: Record) -> dict[str, Any]:
+def _result(record: RunRecord) -> dict[str, Any]:
     metric, value, step = record.best or ("metric", None, None)
     return {"state": record.state, "steps": record.step, f"best {metric}": value, "best step": step}
 
 
-def _tests(a: Record, b: Record) -> list[str]:
+def _tests(a: RunRecord, b: RunRecord) -> list[str]:
     """The metrics of both tests; of one that only one run has, no more than that."""
     ours, theirs = (section(record.report, "metrics") for record in (a, b))
     if ours and theirs:
@@ -79,7 +79,7 @@ def _tests(a: Record, b: Record) -> list[str]:
     return [f"test: {'there' if ours else 'none'} -> {'there' if theirs else 'none'}"] if ours or theirs else []
 
 
-def losses(a: Record, b: Record) -> list[str]:
+def losses(a: RunRecord, b: RunRecord) -> list[str]:
     """Where they first part."""
     ours, theirs = ({step["step"]: repr(step.get("loss")) for step in record.steps} for record in (a, b))
     parting = next((step for step in sorted(ours.keys() & theirs.keys()) if ours[step] != theirs[step]), None)
@@ -90,11 +90,11 @@ def losses(a: Record, b: Record) -> list[str]:
     return []
 
 
-def weights(a: Record, b: Record) -> list[str]:
+def weights(a: RunRecord, b: RunRecord) -> list[str]:
     """SHA-256 of the files that training saved in the model directory, where they differ; and which no longer are."""
     names = sorted(name for name in a.weights.keys() | b.weights.keys() if a.weights.get(name) != b.weights.get(name))
     return [f"{name}: SHA-256 {_start(a, name)} -> {_start(b, name)}" for name in names] + a.damage + b.damage
 
 
-def _start(record: Record, name: str) -> str:
+def _start(record: RunRecord, name: str) -> str:
     return str(record.weights.get(name, "none"))[:SHOWN]

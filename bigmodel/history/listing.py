@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from bigmodel.errors import ConfigError
 from bigmodel.evaluation.layout import console, printable, put, table
-from bigmodel.history.record import DEPTH, Record, find
+from bigmodel.history.record import DEPTH, RunRecord, find
 from bigmodel.history.sections import clock, counted, moment, value
 
 HEADER = ("run", "task", "model", "state", "progress", "best", "started", "took", "where")
@@ -21,7 +21,7 @@ def show(folder: Path, as_json: bool) -> None:
     """Print a line for every run. ConfigError if there is no such folder."""
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder. Name the one that holds the runs, such as runs")
-    records = sorted(map(Record, find(folder)), key=lambda record: record.age, reverse=True)
+    records = sorted(map(RunRecord, find(folder)), key=lambda record: record.age, reverse=True)
     if as_json:
         for record in records:
             print(json.dumps(facts(record), ensure_ascii=False))
@@ -31,7 +31,7 @@ def show(folder: Path, as_json: bool) -> None:
         print(f"{folder}: no run here, nor up to {DEPTH} folders below. bigmodel train EXPERIMENT makes one")
 
 
-def facts(record: Record) -> dict[str, Any]:
+def facts(record: RunRecord) -> dict[str, Any]:
     """What the line of a run says, for programs; null where it is not known."""
     metric, best, step = record.best or (None, None, None)
     return {
@@ -52,7 +52,7 @@ def facts(record: Record) -> dict[str, Any]:
     }
 
 
-def cells(record: Record) -> list[str]:
+def cells(record: RunRecord) -> list[str]:
     """The same for people, in the order of HEADER."""
     told = facts(record)
     done, total = record.step, record.total_steps

@@ -20,6 +20,7 @@ import yaml
 
 from bigmodel.data.files import digest
 from bigmodel.errors import ConfigError
+from bigmodel.evaluation.layout import near
 from bigmodel.training.events import Event
 from bigmodel.training.run import is_held
 
@@ -39,7 +40,7 @@ QUIET_S = 120.0  # another machine's run that wrote nothing for so long is taken
 STEP = b'{"kind": "step"'
 
 
-class Record:
+class RunRecord:
     """The folder of one run. `damaged` where run.json cannot be read, `unreadable` counts such lines of the events."""
 
     def __init__(self, path: Path) -> None:
@@ -52,7 +53,7 @@ class Record:
     @property
     def name(self) -> str:
         """The folder as seen from here."""
-        return min(str(self.path), os.path.relpath(self.path), key=len)
+        return near(str(self.path))
 
     # ---- what was asked
 
@@ -309,11 +310,11 @@ def find(folder: Path) -> list[Path]:
     return found
 
 
-def open_run(path: Path) -> Record:
+def open_run(path: Path) -> RunRecord:
     """The run of a folder, or of the model folder in it. ConfigError if there is none, with what there is."""
     for folder in (path, path.absolute().parent) if path.absolute().name == "model" else (path,):
         if (folder / "run.json").is_file():
-            return Record(Path(os.path.abspath(folder)))
+            return RunRecord(Path(os.path.abspath(folder)))
     if path.is_file():
         raise ConfigError(f"{path}: this is a file. Name the folder of a run, which holds run.json")
     if not path.exists():

@@ -19,7 +19,7 @@ from bigmodel.data.prepare import prepare
 from bigmodel.errors import ConfigError, DataError, ResourceError
 from bigmodel.experiment import Experiment, change
 from bigmodel.history.difference import SHOWN, losses, machine, sections
-from bigmodel.history.record import Record, open_run
+from bigmodel.history.record import RunRecord, open_run
 from bigmodel.training.display import Display
 from bigmodel.training.fit import fit_in_parts, say
 from bigmodel.training.loop import finish
@@ -45,7 +45,7 @@ def reproduce(path: Path, output: Path | None = None, fresh: bool = False) -> in
     if not fresh:
         run.refuse_another(experiment)
     refuse_without_gpu(record, experiment)
-    print(f"{record.name} again, in {Record(run.path).name}", flush=True)
+    print(f"{record.name} again, in {RunRecord(run.path).name}", flush=True)
     with Display() as display:
         refuse = partial(refuse_other_data, record, experiment)
         try:
@@ -54,10 +54,10 @@ def reproduce(path: Path, output: Path | None = None, fresh: bool = False) -> in
             raise DataError(f"{e}\n{record.name} cannot be reproduced without its data. {HERE}") from None
         parts = fit_in_parts(experiment, fresh, display, prepared.path, settled=False, decisions=record.decisions)
         run = finish(parts)
-    return tell(record, Record(run.path))
+    return tell(record, RunRecord(run.path))
 
 
-def refuse_without_gpu(record: Record, experiment: Experiment) -> None:
+def refuse_without_gpu(record: RunRecord, experiment: Experiment) -> None:
     import torch
 
     if experiment.train.device == "cuda" and not experiment.train.workers and not torch.cuda.is_available():
@@ -65,7 +65,7 @@ def refuse_without_gpu(record: Record, experiment: Experiment) -> None:
         raise ResourceError(f"{record.name} was trained on {card}; there is none here. Reproduce it where there is one")
 
 
-def again(record: Record, output: Path) -> Experiment:
+def again(record: RunRecord, output: Path) -> Experiment:
     """The stored experiment, on as many workers and threads, and the device, that the run had."""
     if record.state != "finished":
         raise ConfigError(
@@ -91,7 +91,7 @@ def again(record: Record, output: Path) -> Experiment:
     return change(stored.model_dump(mode="json") | {"output": str(output.absolute())}, changes)
 
 
-def refuse_other_data(record: Record, experiment: Experiment, fingerprint: str) -> None:
+def refuse_other_data(record: RunRecord, experiment: Experiment, fingerprint: str) -> None:
     """ConfigError, with what is known of the reason, if the data is not what the run was trained from."""
     stored = record.info.get("fingerprint")
     if fingerprint == stored:
@@ -114,7 +114,7 @@ def changed_since(experiment: Experiment, began: datetime | None) -> list[str]:
     return [file for file in files if began and Path(local(file)).stat().st_mtime > began.timestamp() + 1]
 
 
-def tell(record: Record, repeated: Record) -> int:
+def tell(record: RunRecord, repeated: RunRecord) -> int:
     """Print the verdict. -> exit code."""
     found = sections(record, repeated)
     parted = losses(record, repeated)

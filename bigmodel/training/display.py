@@ -8,10 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from bigmodel.data.progress import EVERY_S
 from bigmodel.data.quarantine import first
 from bigmodel.training.events import Event
 
-LINE_S = 5.0  # between two plain lines of progress
 MISSING = {
     ("valid",): "no row is held out for validation: the last weights are kept, be they the best or not",
     ("test",): "no row is held out for the test: the validation rows, by which the model is chosen, stand in for it",
@@ -111,7 +111,7 @@ class Display:
         text = in_words(event)
         if self._bar is not None:
             self._bar.update(self._task, completed=event["step"], description=text)
-        elif event["step"] == self._started_at + 1 or time.monotonic() - self._last_line >= LINE_S:
+        elif event["step"] == self._started_at + 1 or time.monotonic() - self._last_line >= EVERY_S:
             self._last_line = time.monotonic()
             self._say(f"step {event['step']:,}/{self._total:,}  {text}{self._time_left(event['step'])}")
 

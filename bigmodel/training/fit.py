@@ -72,7 +72,8 @@ def fit_in_parts(
             listener({"kind": "say", "line": f"{run.path}: finished before, not trained again. --fresh starts over"})
         else:
             (run.path / STOP).unlink(missing_ok=True)
-            _finish(experiment, data, run, (yield from _train(experiment, data, run, listener, settled, cores)))
+            progress = yield from _train(experiment, data, run, listener, settled, cores)
+            _finish(experiment, data, run, progress)
     except BaseException as e:
         if begun:
             left = isinstance(e, (Interrupted, KeyboardInterrupt, GeneratorExit))

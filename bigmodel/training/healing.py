@@ -81,7 +81,7 @@ def pieces(step: int, made: Sequence[Decision], train: TrainConfig) -> int:
 
 
 def rate(step: int, made: Sequence[Decision], train: TrainConfig) -> float:
-    """What the learning rate of a step is multiplied with, after the batches passed over before it."""
+    """What the learning rate of a step is multiplied by, after the batches passed over before it."""
     before = sum(decision["what"] == "skip" and decision["step"] <= step for decision in made)
     return float(train.heal_lr**before)
 

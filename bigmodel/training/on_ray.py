@@ -3,8 +3,8 @@
 Each worker holds a server of processes (forkserver.py), and the process that it forks trains. Where one of those dies,
 all begin anew from the last checkpoint at once, without Ray, which would take as long as importing takes.
 
-The only importer of ray.train. Nothing goes through `ray.train.report`, which takes one report in two seconds and keeps
-no metrics without a checkpoint. What is heavy, the processes that train import alone.
+Only this file and ray_train.py import ray.train. Nothing goes through `ray.train.report`, which takes one report in two
+seconds and keeps no metrics without a checkpoint. What is heavy, the processes that train import alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from bigmodel import cluster
 from bigmodel.errors import Interrupted, ResourceError, TrainingError, last_line
 from bigmodel.experiment import Experiment
-from bigmodel.training import setback
+from bigmodel.training import ray_train, setback
 from bigmodel.training.events import Listener, Tail
 from bigmodel.training.forkserver import ForkServer
 from bigmodel.training.run import STOP, Run
@@ -91,7 +91,7 @@ def _through_losses(experiment: Experiment, prepared: Path, run: Path, scaling: 
             if failures > experiment.train.retries:
                 what = "Ray Train's controller died"
                 raise TrainingError(f"training failed {failures} times; the last checkpoint stays: {what}") from e
-            cluster.release_orphans()
+            ray_train.release_orphans()
             setback.note(run, "Ray Train's controller died")
             continue
         if "preempted" not in result:
@@ -115,7 +115,7 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
         name=f"{run.name}-{time.time_ns()}",  # ours are the checkpoints: Ray has nothing to resume
         storage_path=str(run / "ray"),
         failure_config=FailureConfig(max_failures=train.retries, controller_failure_limit=-1),
-        callbacks=[_notes(run), cluster.patience(WAIT_S)],
+        callbacks=[_notes(run), ray_train.patience(WAIT_S)],
         logging_config=LoggingConfig(log_level="WARNING"),
     )
     trainer = DataParallelTrainer(
@@ -130,7 +130,7 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
         run_config=run_config,
     )
     try:
-        result: dict[str, Any] = vars(cluster.lighter(trainer).fit())["return_value"]
+        result: dict[str, Any] = vars(ray_train.lighter(trainer).fit())["return_value"]
     except ControllerError as e:
         raise TrainingError(
             f"Ray Train could not start {train.workers} workers; the last checkpoint stays: {last_line(e)}"
@@ -165,7 +165,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
             if "error" in plan:
                 return dict(plan)
             cut, others = _cut(run), Others(run, plan["port"])
-            found = server.run(request | plan, cluster.leaving, others.are_lost, timeout)
+            found = server.run(request | plan, ray_train.leaving, others.are_lost, timeout)
             if found is not None and "lost" not in found:
                 if "preempted" in found and rank == 0:
                     setback.note(run, found["preempted"])

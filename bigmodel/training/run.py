@@ -46,6 +46,8 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.model, self.checkpoints = path / "model", path / "checkpoints"
+        self.events, self.report = path / "events.jsonl", path / "report.json"
         self.info: dict[str, Any] = self._read()
         self._lock: IO[str] | None = None
 
@@ -56,11 +58,6 @@ class Run:
         except ValueError:
             info = None
         return info if isinstance(info, dict) else {"state": "damaged"}
-
-    model = property(lambda self: self.path / "model")
-    events = property(lambda self: self.path / "events.jsonl")
-    report = property(lambda self: self.path / "report.json")
-    checkpoints = property(lambda self: self.path / "checkpoints")
 
     @property
     def finished(self) -> bool:

@@ -308,7 +308,7 @@ ERRORS: dict[str, tuple[dict[str, str | bytes], dict[str, Any], str]] = {
     "column twice": (
         {"a.csv": "text,label,label\na,1,2\n"},
         {"train": "a.csv"},
-        "a.csv: several columns are called 'label'",
+        "a.csv: 2 columns are called 'label'",
     ),
     "empty file": ({"a.csv": ""}, {"train": "a.csv"}, "a.csv: is empty"),
     "blank file": ({"a.csv": "\n\n"}, {"train": "a.csv"}, "a.csv: is empty"),

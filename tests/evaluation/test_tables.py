@@ -144,7 +144,7 @@ def test_the_mean_and_what_was_trained_on_are_of_all_training_rows(taught, monke
     )
     found = regression.analyse(
         Evidence(predictor.task, rows, lambda i: ("test.csv", i + 2), predictor.predict(rows), lambda: known,
-                 lambda line: None, predictor.predict, predictor)
+                 lambda line: None, predictor)
     )  # fmt: skip
     assert found["also_in_training"] == {"rows": 20}
     assert found["baselines"]["mean"]["value"] == 99.5

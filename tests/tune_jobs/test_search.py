@@ -29,9 +29,9 @@ from bigmodel.training.run import Run
 from tune_jobs.journal import Journal, Trial, read
 from tune_jobs.population import Population
 from tune_jobs.propose import Proposals
-from tune_jobs.search import all_of, refuse_another, search, seconds, timed
+from tune_jobs.search import all_of, search, seconds, take_up, timed
 from tune_jobs.space import space, with_values
-from tune_jobs.trial import Trial as Trainable
+from tune_jobs.trial import TrialTrainable
 from tune_jobs.tune import tune
 
 QUICK = ("tune.candidates=0", "tune.max_concurrent=1", "tune.seed=1")  # one process imports, not two beside each other
@@ -172,7 +172,7 @@ def test_a_validation_that_is_no_number_is_never_the_best(experiment, tmp_path):
     (folder / "000" / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in told))
     own = {"number": 0, "params": {}}
     base = experiment().model_dump(mode="json")
-    trial = Trainable({"base": base, "folder": str(folder), "prepared": None, "own": own})
+    trial = TrialTrainable({"base": base, "folder": str(folder), "prepared": None, "own": own})
     values = [trial.step()["best"] for _ in range(3)]
     assert math.isnan(values[0]) and values[1:] == [0.5, 0.5]
 
@@ -313,6 +313,13 @@ def test_what_cannot_be_searched_is_said_first(changes, error, message, experime
         search(experiment(*changes))
 
 
+def test_a_range_that_only_the_model_refuses_is_said_with_its_line(experiment, tmp_path, ray_here):
+    file = tmp_path / "reviews.yaml"
+    file.write_text(experiment('tune.space={"model.hiden_size": [4, 8]}').to_yaml())
+    with pytest.raises(ConfigError, match=r"reviews.yaml:\d+: tune.space: model.hiden_size: model has no field"):
+        tune(file)
+
+
 def test_a_folder_that_no_search_made_is_left_alone(experiment, tmp_path):
     own = tmp_path / "run-tune" / "best.yaml"
     own.parent.mkdir()
@@ -325,17 +332,17 @@ def test_a_folder_that_no_search_made_is_left_alone(experiment, tmp_path):
 
 def test_a_search_that_has_found_nothing_is_replaced_by_another(experiment, tmp_path):
     first, second = experiment(), experiment("optim.eps=1e-6")
-    refuse_another(tmp_path, first)
+    take_up(tmp_path, first)
     journal = Journal(tmp_path / "trials.jsonl")
     journal.end(Trial(0, state="failed", reason="too large"))
-    refuse_another(tmp_path, second)
+    take_up(tmp_path, second)
     assert Experiment.stored(tmp_path / "search.yaml") == second and not read(tmp_path / "trials.jsonl")
     journal.begin(0, {})
     with pytest.raises(ConfigError, match="holds another search"):
-        refuse_another(tmp_path, first)
+        take_up(tmp_path, first)
     (tmp_path / "search.yaml").write_text("{")
     with pytest.raises(CheckpointError, match="what search this is cannot be read. --fresh starts over"):
-        refuse_another(tmp_path, first)
+        take_up(tmp_path, first)
 
 
 def test_the_seconds_of_a_search_are_those_of_all_its_parts(tmp_path):

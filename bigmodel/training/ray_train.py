@@ -1,0 +1,60 @@
+"""What leans on Ray Train's private parts: it starts sooner, does not wait for ever, and leaves no room taken."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+
+def lighter(trainer: Any) -> Any:
+    """A trainer of Ray Train without the actors that bigmodel has no use for, each a process that takes seconds to
+    start: for data sets, though there are none; and, on a Ray of our own, for room that only a dashboard tells of.
+    Ctrl-C is left to the caller: Ray Train would end the workers before they have saved."""
+    unused = {"DatasetsCallback"} | (set() if os.environ.get("RAY_ADDRESS") else {"PlacementGroupCleanerCallback"})
+    usual = trainer._create_default_callbacks
+    trainer._create_default_callbacks = lambda: [one for one in usual() if type(one).__name__ not in unused]
+    trainer._register_sigint_handler = lambda controller: None
+    return trainer
+
+
+def patience(seconds: float) -> Any:
+    """For Ray Train's controller, which would wait for ever for the least number of workers: a TimeoutError ends it
+    once none have run for so long."""
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+    from ray.train.v2._internal.execution.controller.state import PreemptingState, RunningState
+
+    class Patience(ControllerCallback):
+        def after_controller_start(self, train_run_context: Any) -> None:
+            self._last_ran = time.monotonic()
+
+        def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+            if any(isinstance(state, (RunningState, PreemptingState)) for state in (previous_state, current_state)):
+                self._last_ran = time.monotonic()
+            elif not current_state.is_terminal() and time.monotonic() - self._last_ran > seconds:
+                raise TimeoutError(f"there was no room for them for {seconds:g} s")
+
+    return Patience()
+
+
+def leaving() -> bool:
+    """Of a worker of Ray Train: whether a node of its group will be taken away. Ray's public question is a barrier of
+    all workers."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None
+
+
+def release_orphans() -> None:
+    """Give back the room that actors of this process's job had reserved and that have died since: Ray itself does so
+    where it has a dashboard to ask."""
+    import ray
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        found = PlacementGroupTableData.FromString(entry)
+        removed = found.state == PlacementGroupTableData.REMOVED
+        if found.creator_actor_dead and found.creator_job_id.hex() == job and not removed:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(found.placement_group_id)))
