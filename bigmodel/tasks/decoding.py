@@ -7,7 +7,7 @@ padded or copied when rows come and go. Whatever is drawn for a row is drawn fro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +28,6 @@ NEAR = {"sliding_attention": "sliding_window", "chunked_attention": "attention_c
 """Kinds of layers that do not see all, and where a config says over how many tokens they do."""
 BEFORE = 8
 """Tokens before another that are enough for a tokenizer to know how it is spelt there."""
-Pick = Callable[["Row", NDArray[np.float32]], int]
 
 
 @dataclass
@@ -71,7 +70,6 @@ class Decoder:
         self._device = model.get_input_embeddings().weight.device.type
         ends = model.generation_config.eos_token_id
         self._ends = set(ends if isinstance(ends, list) else [ends])
-        self._special = set(processor.all_special_ids)
 
     @property
     def num_rows(self) -> int:

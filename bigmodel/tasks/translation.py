@@ -75,7 +75,7 @@ def target(row: Row) -> str:
 
 
 def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Languages, dict[str, Any]]:
-    processor, learnt = (_adopt if "pretrained" in experiment.model else _learn)(rows, experiment)
+    processor, learnt = _adopt(experiment) if "pretrained" in experiment.model else _learn(rows, experiment)
     if processor.model_max_length <= (ends := processor.source.num_special_tokens_to_add()):
         raise ConfigError(
             f"data.max_length is {processor.model_max_length}, and {ends} tokens enclose each text: name more"
@@ -109,7 +109,7 @@ def _learn(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[L
     }
 
 
-def _adopt(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Languages, dict[str, Any]]:
+def _adopt(experiment: Experiment) -> tuple[Languages, dict[str, Any]]:
     """The tokenizer of a pretrained model, reading no more than that can."""
     from bigmodel import models
 
@@ -235,9 +235,6 @@ class Pairs:
 
     def rows(self, ids: Any) -> Any:
         return ids
-
-    def column(self, name: str) -> Any:
-        return self._samples.column(name)
 
 
 def _sizes(samples: Any, name: str) -> Any:
