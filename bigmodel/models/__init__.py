@@ -174,7 +174,7 @@ def problems(model: Mapping[str, Any], task: str) -> list[Problem]:
     if not isinstance(model[key], str):
         return [(key, f"model.{key} is {model[key]!r}, but must be a word")]
     try:
-        config_class = (_config_class if key == "type" else _pretrained_config)(model[key], task)
+        config_class = _config_class(model[key], task) if key == "type" else _pretrained_config(model[key], task)
     except ModelError as e:
         return [(key, str(e))]
     problems = lora.problems(model) if "lora" in model else []
