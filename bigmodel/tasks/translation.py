@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from bigmodel.errors import CheckpointError, ConfigError, first_line
 from bigmodel.evaluation import bleu
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment as tokens
-from bigmodel.tasks import subwords, tokenizer
-from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
+from bigmodel.tasks import subwords, texts, tokenizer
+from bigmodel.tasks.base import Answer, Examples, Goal, Row, Sample
 from bigmodel.tasks.subwords import Languages
+from bigmodel.tasks.texts import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -31,7 +32,6 @@ judged_with = ("target",)
 unit = "tokens"
 
 START = "decoder_start_token_id"
-IGNORED = -100  # a label that is no target, in all of transformers
 LONGEST = 512
 """Tokens read and written where neither tokenizer nor model knows a limit."""
 
@@ -48,19 +48,7 @@ def columns(data: DataConfig) -> dict[str, str]:
 
 
 def clean(record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
-    return {role: _clean_text(record[column], column) for role, column in columns.items()}
-
-
-def _clean_text(text: Any, column: str) -> str:
-    if not isinstance(text, str):
-        found = "nothing" if text is None else f"{type(text).__name__} {text!r:.40}"
-        raise Refused(f"the text is {found}", column)
-    cleaned = tokenizer.normalize(text)
-    if not cleaned:
-        raise Refused("the text is empty", column)
-    if not tokenizer.is_text(cleaned):
-        raise Refused("half of a surrogate pair is no character", column)
-    return cleaned
+    return {role: texts.clean(record[column], column) for role, column in columns.items()}
 
 
 def content(row: Row) -> str:
@@ -260,26 +248,17 @@ def augment(
 def collate(samples: Sequence[Sample], processor: Languages) -> dict[str, Tensor]:
     """`input_ids`, `attention_mask` int64 (B, T); `decoder_input_ids`, `labels` int64 (B, U), where what is no target
     is -100. All padded on the right."""
-    batch = _padded([sample["input_ids"] for sample in samples], processor.source.pad_token_id)
+    ids, real = texts.padded([sample["input_ids"] for sample in samples], processor.source.pad_token_id)
+    batch = {"input_ids": ids, "attention_mask": real.long()}
     if "labels" not in samples[0]:
         return batch
-    begun = _padded([sample["labels"][:-1] for sample in samples], processor.target.pad_token_id)
-    labels = _padded([sample["labels"][1:] for sample in samples], IGNORED)
-    return batch | {"decoder_input_ids": begun["input_ids"], "labels": labels["input_ids"]}
-
-
-def _padded(texts: Sequence[Any], padding: int) -> dict[str, Tensor]:
-    import torch
-
-    lengths = np.array([len(text) for text in texts])
-    real = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
-    ids = np.full(real.shape, padding, dtype=np.int64)
-    ids[real] = np.concatenate(texts)
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(real.astype(np.int64))}
+    begun, _ = texts.padded([sample["labels"][:-1] for sample in samples], processor.target.pad_token_id)
+    labels, _ = texts.padded([sample["labels"][1:] for sample in samples], IGNORE_INDEX)
+    return batch | {"decoder_input_ids": begun, "labels": labels}
 
 
 def num_targets(batch: Mapping[str, Tensor]) -> int:
-    return int((batch["labels"] != IGNORED).sum())
+    return int((batch["labels"] != IGNORE_INDEX).sum())
 
 
 def padded(batch: Mapping[str, Tensor]) -> int:
@@ -304,7 +283,7 @@ def loss(model: Any, batch: Mapping[str, Tensor], experiment: Experiment) -> Ten
     return cross_entropy(
         logits.flatten(0, 1).float(),
         batch["labels"].flatten(),
-        ignore_index=IGNORED,
+        ignore_index=IGNORE_INDEX,
         reduction="sum",
         label_smoothing=experiment.train.label_smoothing,
     )
@@ -332,9 +311,9 @@ def judge(model: Any, batch: Mapping[str, Tensor], processor: Languages) -> list
     """With `loss`, the sum over the target's tokens in nats, not smoothed, and `target_tokens`, their number."""
     from torch.nn.functional import cross_entropy
 
-    logits, labels = _logits(model, batch), batch["labels"]
-    losses = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")  # (B, U)
-    counts = (labels != IGNORED).sum(1)
+    logits, labels = _logits(model, batch), batch["labels"]  # (B, U, V), (B, U)
+    losses = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORE_INDEX, reduction="none")
+    counts = (labels != IGNORE_INDEX).sum(1)
     told = zip(losses.double().sum(1).tolist(), counts.tolist(), strict=True)
     return [
         {**answer, "loss": total, "target_tokens": count}
@@ -353,19 +332,11 @@ def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
 
 
 def request(processor: Languages) -> type[BaseModel]:
-    from pydantic import AfterValidator, ConfigDict, Field, create_model
-
-    def not_blank(text: str) -> str:
-        if tokenizer.is_blank(text):
-            raise ValueError("is empty: give at least one character that is not white space")
-        return text
-
-    text = Annotated[str, AfterValidator(not_blank), Field(description="The text to translate.")]
-    return create_model("Text", __config__=ConfigDict(extra="forbid", strict=True), text=(text, ...))
+    return texts.request("The text to translate.")
 
 
 def asked(fields: Mapping[str, Any], processor: Languages) -> Row:
-    return {"source": _clean_text(fields["text"], "text")}
+    return {"source": texts.clean(fields["text"], "text")}
 
 
 def cost(row: Row, processor: Languages) -> int:
