@@ -13,7 +13,7 @@ import numpy as np
 
 from bigmodel.errors import CheckpointError, ConfigError, first_line
 from bigmodel.experiment import DataConfig, Experiment
-from bigmodel.tasks import augment_images, pictures, sampling, text_classification
+from bigmodel.tasks import augment_images, labels, pictures, sampling, text_classification
 from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
 from bigmodel.tasks.labels import clean_label, fit_labels, label_id
 
@@ -286,7 +286,7 @@ def loss(model: Any, batch: Mapping[str, Tensor], experiment: Experiment) -> Ten
 
 
 def predict(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Answer]:
-    return text_classification.answers(model, model(pixel_values=batch["pixel_values"]).logits)
+    return labels.answers(model(pixel_values=batch["pixel_values"]).logits, model.config.id2label)
 
 
 judge = predict
@@ -316,11 +316,4 @@ def cost(row: Row, processor: Any) -> int:
 
 
 def answer(processor: Any) -> type[BaseModel]:
-    from pydantic import Field, create_model
-
-    return create_model(
-        "Label",
-        label=(str, Field(description="The likeliest label.")),
-        score=(float, Field(description="Probability of `label`.")),
-        scores=(dict[str, float], Field(description="Probability of every label.")),
-    )
+    return labels.answer_model()

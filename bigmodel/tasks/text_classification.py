@@ -14,7 +14,7 @@ from bigmodel.evaluation.metrics import accuracy, log_loss, macro_f1
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment as tokens
 from bigmodel.tasks import labels, texts, tokenizer
-from bigmodel.tasks.base import Answer, Examples, Goal, Row, Sample
+from bigmodel.tasks.base import UNREAD, Answer, Examples, Goal, Row, Sample
 from bigmodel.tasks.labels import clean_label, fit_labels, label_id, named
 
 if TYPE_CHECKING:
@@ -209,11 +209,7 @@ def unfit(config: Any) -> str:
 
 
 def predict(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Answer]:
-    return answers(model, model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits)
-
-
-def answers(model: Any, logits: Tensor) -> list[Answer]:
-    """Logits (B, K) -> label, its score, the scores of all, for each row."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     return labels.answers(logits, model.config.id2label)
 
 
@@ -243,14 +239,4 @@ def cost(row: Row, processor: Any) -> int:
 
 
 def answer(processor: Any) -> type[BaseModel]:
-    from pydantic import Field, create_model
-
-    return create_model(
-        "Label",
-        label=(str, Field(description="The likeliest label.")),
-        score=(float, Field(description="Probability of `label`.")),
-        scores=(dict[str, float], Field(description="Probability of every label.")),
-        truncated=(bool, Field(default=False, description="There and true if the model read only the beginning.")),
-        tokens=(int | None, Field(default=None, description="Tokens of the text, if truncated.")),
-        tokens_read=(int | None, Field(default=None, description="Tokens the model read, if truncated.")),
-    )
+    return labels.answer_model(**UNREAD)

@@ -16,7 +16,7 @@ from bigmodel.evaluation import bleu
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment as tokens
 from bigmodel.tasks import subwords, texts, tokenizer
-from bigmodel.tasks.base import Answer, Examples, Goal, Row, Sample
+from bigmodel.tasks.base import UNREAD, Answer, Examples, Goal, Row, Sample
 from bigmodel.tasks.subwords import Languages
 from bigmodel.tasks.texts import IGNORE_INDEX
 
@@ -357,7 +357,5 @@ def answer(processor: Languages) -> type[BaseModel]:
     return create_model(
         "Translation",
         translation=(str, Field(description="The text in the other language.")),
-        truncated=(bool, Field(default=False, description="There and true if the model read only the beginning.")),
-        tokens=(int | None, Field(default=None, description="Tokens of the text, if truncated.")),
-        tokens_read=(int | None, Field(default=None, description="Tokens the model read, if truncated.")),
+        **UNREAD,
     )
