@@ -16,6 +16,7 @@ from bigmodel.tasks import augment as tokens
 from bigmodel.tasks import labels, texts, tokenizer
 from bigmodel.tasks.base import UNREAD, Answer, Examples, Goal, Row, Sample
 from bigmodel.tasks.labels import clean_label, fit_labels, label_id, named
+from bigmodel.tasks.tokenizer import VOCABULARY
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -25,8 +26,6 @@ goal = Goal("accuracy", "max")
 targets = ("label",)
 judged_with = ()
 unit = "tokens"
-
-VOCABULARY = "tokenizer.json"
 
 
 def columns(data: DataConfig) -> dict[str, str]:
@@ -121,8 +120,7 @@ def load_tokenizer(pretrained: str, max_length: int) -> Any:
         )
     if not processor.is_fast:
         raise ConfigError(f"model.pretrained: '{pretrained}' has a slow tokenizer; one with a {VOCABULARY} is needed")
-    if processor.pad_token is None:
-        processor.pad_token = processor.eos_token or processor.unk_token
+    tokenizer.ensure_padding(processor)
     return tokenizer.adopt(processor, min(processor.model_max_length, max_length, readable or max_length))
 
 

@@ -19,6 +19,7 @@ from bigmodel.tasks.base import BLOCK, Answer, Examples, Goal, Refused, Row, Sam
 from bigmodel.tasks.decoding import DEFAULT_NEW, MOST_NEW, OPTIONS, Decoder, complete
 from bigmodel.tasks.packing import Packed
 from bigmodel.tasks.texts import IGNORE_INDEX
+from bigmodel.tasks.tokenizer import VOCABULARY
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -32,7 +33,6 @@ unit = "tokens"
 BEGINS, ENDS = 1, 2
 JUDGED_AT_ONCE = 8192
 """Tokens of the windows that are judged in one call of the model."""
-VOCABULARY = "tokenizer.json"
 
 
 def columns(data: DataConfig) -> dict[str, str]:
@@ -123,8 +123,7 @@ def load_tokenizer(pretrained: str, max_length: int) -> Any:
         raise ConfigError(
             f"model.pretrained: '{pretrained}' has no {VOCABULARY}: put the one it was trained with there"
         )
-    if processor.pad_token is None:
-        processor.pad_token = processor.eos_token or processor.unk_token
+    tokenizer.ensure_padding(processor)
     processor.model_max_length = min(processor.model_max_length, max_length, readable or max_length)
     return processor
 

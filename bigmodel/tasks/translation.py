@@ -31,7 +31,6 @@ targets = ("target",)
 judged_with = ("target",)
 unit = "tokens"
 
-START = "decoder_start_token_id"
 LONGEST = 512
 """Tokens read and written where neither tokenizer nor model knows a limit."""
 
@@ -109,11 +108,12 @@ def _adopt(experiment: Experiment) -> tuple[Languages, dict[str, Any]]:
         raise ConfigError(f"model.pretrained: the tokenizer of '{source}' does not open: {first_line(e)}") from None
     if tokenizer.is_made_up(processor.source):
         raise ConfigError(f"model.pretrained: '{source}' has no tokenizer: put the one it was trained with beside it")
-    _limit(processor, config)
+    processor.source.model_max_length = tokenizer.readable(processor.model_max_length, config, LONGEST)
     learnt = {"vocab_size": len(processor.source), "pad_token_id": processor.source.pad_token_id}
     if not (first := _name_languages(processor.source, experiment.model)):
         return processor, {**learnt, "decoder_start_token_id": _start(config, source)}
-    return processor, {**learnt, "decoder_start_token_id": getattr(config, START, None), **first, "generation": first}
+    start = getattr(config, "decoder_start_token_id", None)
+    return processor, {**learnt, "decoder_start_token_id": start, **first, "generation": first}
 
 
 def _name_languages(ids: Any, model: Mapping[str, Any]) -> dict[str, int]:
@@ -139,7 +139,9 @@ def _name_languages(ids: Any, model: Mapping[str, Any]) -> dict[str, int]:
             raise ConfigError(f"model.{field}: the tokenizer of '{source}' has no '{code}' of {len(known)}: {near} ...")
         setattr(ids, field, code)
     first, last = ids(text_target="")["input_ids"]
-    return {"forced_bos_token_id": first} if first != ids.eos_token_id else {START: last}  # the latter as mBART has it
+    if first == ids.eos_token_id:  # as mBART has it
+        return {"decoder_start_token_id": last}
+    return {"forced_bos_token_id": first}
 
 
 def _start(config: Any, source: str) -> int:
@@ -149,14 +151,6 @@ def _start(config: Any, source: str) -> int:
             f"model.pretrained: {source}/config.json names no decoder_start_token_id, which begins a text"
         )
     return int(start)
-
-
-def _limit(processor: Languages, config: Any) -> None:
-    """Neither side longer than the model's table of positions; a tokenizer may know no limit (1e30)."""
-    from bigmodel.models.positions import max_tokens
-
-    known = processor.model_max_length
-    processor.source.model_max_length = min(known, max_tokens(config) or (known if known < 2**31 else LONGEST))
 
 
 def shaped_by(experiment: Experiment) -> dict[str, Any]:
@@ -182,7 +176,7 @@ def load_processor(path: Path, config: Any = None) -> Languages:
                 f"{path}: its tokenizer knows many languages, and none is named: train it with model.pretrained, "
                 "model.src_lang and model.tgt_lang"
             )
-        _limit(processor, config)
+        processor.source.model_max_length = tokenizer.readable(processor.model_max_length, config, LONGEST)
     return processor
 
 
