@@ -26,7 +26,7 @@ class Goal:
     mode: Literal["max", "min"]
 
     def better(self, new: float, old: float | None) -> bool:
-        """A number is better than what is none, such as nan, and that never better than a number."""
+        """A finite number is better than NaN or infinity, never the reverse."""
         if old is None or math.isfinite(new) != math.isfinite(old):
             return old is None or math.isfinite(new)
         return new > old if self.mode == "max" else new < old

@@ -138,7 +138,8 @@ def _pretrained_processor(source: str) -> Any:
 
 
 def load_processor(path: Path, config: Any = None) -> Any:
-    """CheckpointError where a model's makes of an image what is not made here."""
+    """CheckpointError where the model's own image processor does something that `encode` and `collate` do not
+    reproduce."""
     from transformers import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
@@ -243,7 +244,7 @@ def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
 
 
 def _scaling(processor: Any) -> tuple[Tensor, Tensor]:
-    """What the pixels of each channel are multiplied with, and what is added then; (3, 1, 1) each."""
+    """What the pixels of each channel are multiplied by, and what is added then; (3, 1, 1) each."""
     scale, offset, mean, std, again = 1.0, 0.0, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3
     if processor.do_rescale:
         scale, offset = processor.rescale_factor, float(getattr(processor, "rescale_offset", False))
