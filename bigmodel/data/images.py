@@ -173,7 +173,7 @@ def _archived(file: str, below: Below) -> Iterator[Entry]:
     try:
         with files.seekable(file) as stored:
             stream = BufferedReader(stored, files.BLOCK)  # type: ignore[type-var]  # each read may be a request
-            yield from (_zipped if _is_zip(file) else _taped)(stream, below)
+            yield from _zipped(stream, below) if _is_zip(file) else _taped(stream, below)
     except DAMAGE as error:
         raise DataError(f"{file}: a damaged archive: {first_line(error).rstrip(':')}") from None
 

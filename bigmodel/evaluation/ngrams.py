@@ -29,15 +29,13 @@ def nats(training: Iterable[str], texts: Sequence[str], order: int = ORDER) -> t
     if size**order >= 2**62:
         order = max(1, int(math.log(2**62) / math.log(size)))
     known = np.fromiter((alphabet[c] for c in taught), np.int64, len(taught))
-    total, count = 0.0, 0
     asked = [np.fromiter((alphabet.get(c, size - 1) for c in text), np.int64, len(text)) for text in texts if text]
     lengths = np.concatenate([np.arange(len(ids)) for ids in asked])  # characters before each in its own text
     ids = np.concatenate(asked)
     p = np.full(len(ids), 1 / size)
     for n in range(min(order, len(taught))):
         p = np.where(lengths >= n, _refine(known, ids, n, size, p), p)
-    total, count = float(-np.log(p).sum()), len(ids)
-    return total, count, len(taught)
+    return float(-np.log(p).sum()), len(ids), len(taught)
 
 
 def _refine(known: Ids, ids: Ids, n: int, size: int, lower: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 from transformers.models.auto.feature_extraction_auto import AutoFeatureExtractor
 
+from bigmodel.errors import did_you_mean
 from bigmodel.models import lora, positions, pretrained
 from bigmodel.models.cnn import CNNForImageClassification
 from bigmodel.models.decoder import decoder_defaults
@@ -31,7 +32,6 @@ from bigmodel.models.fields import (
     make,
     own_fields,
     root_message,
-    suggest,
 )
 from bigmodel.models.rnn import GRUForSequenceClassification, LSTMForSequenceClassification
 from bigmodel.models.rnn_lm import GRUForCausalLM, LSTMForCausalLM
@@ -174,7 +174,7 @@ def problems(model: Mapping[str, Any], task: str) -> list[Problem]:
     if not isinstance(model[key], str):
         return [(key, f"model.{key} is {model[key]!r}, but must be a word")]
     try:
-        config_class = (_config_class if key == "type" else _pretrained_config)(model[key], task)
+        config_class = _config_class(model[key], task) if key == "type" else _pretrained_config(model[key], task)
     except ModelError as e:
         return [(key, str(e))]
     problems = lora.problems(model) if "lora" in model else []
@@ -239,7 +239,7 @@ def _config_class(name: str, task: str) -> type[PreTrainedConfig]:
     others = [config.model_type for config in supported.keys()]
     more = ", or a model type of transformers" if len(others) > len(ours) else ""
     if model_type not in CONFIG_MAPPING:
-        hint = suggest(name, ours) or suggest(name, others)
+        hint = did_you_mean(name, ours) or did_you_mean(name, others)
         raise ModelError(f"model has no type '{name}'.{hint} Types: {', '.join(ours)}{more}")
     config_class: type[PreTrainedConfig] = CONFIG_MAPPING[model_type]
     if config_class not in supported:
@@ -259,7 +259,7 @@ def _together_problems(model: Mapping[str, Any], task: str) -> list[Problem]:
         return [problem]
     for key, value in model.items():
         if key != "type" and _why_not({name: model[name] for name in model if name != key}, task) is None:
-            hint = suggest(value, ACT2FN) if isinstance(value, str) else ""
+            hint = did_you_mean(value, ACT2FN) if isinstance(value, str) else ""
             return [(key, f"model.{key} is {value!r}: {reason}{hint and '.' + hint}")]
     return [("type", f"model.type {model['type']} cannot be built from these fields: {reason}")]
 

@@ -5,13 +5,14 @@ has a message of its own. A problem is (key of the model section, message).
 """
 
 import dataclasses
-import difflib
 import math
 import types
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from transformers.configuration_utils import PreTrainedConfig
+
+from bigmodel.errors import did_you_mean
 
 Problem = tuple[str, str]
 
@@ -44,7 +45,7 @@ def field_problems(
     `beside` the fields, which is checked elsewhere, may have been meant."""
     problems = []
     for key, value in values.items():
-        message = name_problem(config_class, key, beside) or value_problem(config_class, key, value)
+        message = name_problem(config_class, str(key), beside) or value_problem(config_class, key, value)
         own = config_class.attribute_map.get(key)
         if message is None and own in values:
             message = f"model.{key} and model.{own} are one field of this model: keep one of them"
@@ -62,7 +63,7 @@ def name_problem(config_class: type[PreTrainedConfig], key: str, beside: Collect
         return None
     known = own - set(LEARNT)
     fields = f"Fields of {config_class.model_type}: {', '.join(sorted(known))}"
-    return f"model has no field '{key}'.{suggest(key, known | set(beside))} {fields}"
+    return f"model has no field '{key}'.{did_you_mean(key, known | set(beside))} {fields}"
 
 
 def value_problem(config_class: type[PreTrainedConfig], key: str, value: Any) -> str | None:
@@ -71,7 +72,7 @@ def value_problem(config_class: type[PreTrainedConfig], key: str, value: Any) ->
         fit(config_class, name, value)
     except (TypeError, ValueError):
         annotation = {field.name: field.type for field in dataclasses.fields(config_class)}[name]
-        hint = suggest(value, map(str, get_args(annotation))) if get_origin(annotation) is Literal else ""
+        hint = did_you_mean(str(value), map(str, get_args(annotation))) if get_origin(annotation) is Literal else ""
         return f"model.{key} is {value!r}, but must be {describe(annotation)}{hint and '.' + hint}"
     numbers = [
         number
@@ -162,11 +163,6 @@ def describe(annotation: Any) -> str:
         kinds = {int: "whole numbers", float: "numbers", str: "words"}
         return "a list of " + kinds.get(arguments[0], "values") if arguments else "a list"
     return str(annotation)
-
-
-def suggest(word: Any, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def root_message(error: BaseException) -> str:

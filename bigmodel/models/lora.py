@@ -22,8 +22,9 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.configuration_auto import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
+from bigmodel.errors import did_you_mean
 from bigmodel.models import pretrained
-from bigmodel.models.fields import ModelError, Problem, root_message, suggest
+from bigmodel.models.fields import ModelError, Problem, root_message
 
 CONFIG, WEIGHTS = pretrained.ADAPTER, "adapter_model.safetensors"
 
@@ -63,7 +64,7 @@ def problems(model: Mapping[str, Any]) -> list[Problem]:
     wrong = []
     for name, value in section.items():
         if name not in MUST_BE:
-            hint = suggest(str(name), MUST_BE)
+            hint = did_you_mean(str(name), MUST_BE)
             wrong.append(f"model.lora has no field '{name}'.{hint} Fields: {', '.join(MUST_BE)}")
         elif not MUST_BE[name][1](value):
             wrong.append(f"model.lora.{name} is {value!r}, but must be {MUST_BE[name][0]}")

@@ -175,7 +175,8 @@ def category(value: Any) -> str:
 
 
 def category_codes(values: Sequence[Any], column: Mapping[str, Any]) -> NDArray[np.int32]:
-    """(B,): MISSING for None, UNSEEN for what training did not know, be it that something is missing."""
+    """(B,): MISSING for None, UNSEEN for what training did not know; that includes a missing value in a column that was
+    never empty."""
     codes = {name: code for code, name in enumerate(column["categories"], FIRST)}
     missing = MISSING if column["missing"] else UNSEEN
     if column["kind"] == "category":

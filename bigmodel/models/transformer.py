@@ -11,10 +11,6 @@ The fields are those of `transformers.BertConfig` and `MarianConfig`; only the d
 from collections.abc import Mapping
 from typing import Any
 
-from transformers.models.bert.configuration_bert import BertConfig
-
-EncoderConfig = BertConfig
-
 
 def encoder_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Two layers of width 128; heads of 64 or more and a feed-forward layer of four times the width, as in BERT."""

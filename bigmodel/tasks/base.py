@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from pydantic import Field
+
 from bigmodel.errors import DataError
 from bigmodel.experiment import DataConfig, Experiment
 
@@ -24,7 +26,7 @@ class Goal:
     mode: Literal["max", "min"]
 
     def better(self, new: float, old: float | None) -> bool:
-        """A number is better than what is none, such as nan, and that never better than a number."""
+        """A finite number is better than NaN or infinity, never the reverse."""
         if old is None or math.isfinite(new) != math.isfinite(old):
             return old is None or math.isfinite(new)
         return new > old if self.mode == "max" else new < old
@@ -152,6 +154,14 @@ def unread(sample: Mapping[str, Any], read: int) -> Answer:
     """What an answer says where the model read no more than so many tokens of a text that has more; else nothing."""
     tokens = int(sample.get("num_tokens", read))
     return {"truncated": True, "tokens": tokens, "tokens_read": read} if tokens > read else {}
+
+
+UNREAD: dict[str, Any] = {
+    "truncated": (bool, Field(default=False, description="There and true if the model read only the beginning.")),
+    "tokens": (int | None, Field(default=None, description="Tokens of the text, if truncated.")),
+    "tokens_read": (int | None, Field(default=None, description="Tokens the model read, if truncated.")),
+}
+"""The same as fields of an answer's pydantic model."""
 
 
 def as_judged(task: Task, row: Row) -> Row:

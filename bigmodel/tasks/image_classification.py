@@ -13,7 +13,7 @@ import numpy as np
 
 from bigmodel.errors import CheckpointError, ConfigError, first_line
 from bigmodel.experiment import DataConfig, Experiment
-from bigmodel.tasks import augment_images, pictures, sampling, text_classification
+from bigmodel.tasks import augment_images, labels, pictures, sampling, text_classification
 from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
 from bigmodel.tasks.labels import clean_label, fit_labels, label_id
 
@@ -138,7 +138,8 @@ def _pretrained_processor(source: str) -> Any:
 
 
 def load_processor(path: Path, config: Any = None) -> Any:
-    """CheckpointError where a model's makes of an image what is not made here."""
+    """CheckpointError where the model's own image processor does something that `encode` and `collate` do not
+    reproduce."""
     from transformers import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
@@ -243,7 +244,7 @@ def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
 
 
 def _scaling(processor: Any) -> tuple[Tensor, Tensor]:
-    """What the pixels of each channel are multiplied with, and what is added then; (3, 1, 1) each."""
+    """What the pixels of each channel are multiplied by, and what is added then; (3, 1, 1) each."""
     scale, offset, mean, std, again = 1.0, 0.0, (0.0,) * 3, (1.0,) * 3, (1.0,) * 3
     if processor.do_rescale:
         scale, offset = processor.rescale_factor, float(getattr(processor, "rescale_offset", False))
@@ -286,7 +287,7 @@ def loss(model: Any, batch: Mapping[str, Tensor], experiment: Experiment) -> Ten
 
 
 def predict(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Answer]:
-    return text_classification.answers(model, model(pixel_values=batch["pixel_values"]).logits)
+    return labels.answers(model(pixel_values=batch["pixel_values"]).logits, model.config.id2label)
 
 
 judge = predict
@@ -316,11 +317,4 @@ def cost(row: Row, processor: Any) -> int:
 
 
 def answer(processor: Any) -> type[BaseModel]:
-    from pydantic import Field, create_model
-
-    return create_model(
-        "Label",
-        label=(str, Field(description="The likeliest label.")),
-        score=(float, Field(description="Probability of `label`.")),
-        scores=(dict[str, float], Field(description="Probability of every label.")),
-    )
+    return labels.answer_model()

@@ -6,11 +6,14 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigmodel.errors import DataError
 from bigmodel.tasks.base import Alike, Answer, Refused
 from bigmodel.tasks.tokenizer import normalize
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 SHOWN = 20  # labels in a message
 MANY = 10  # rows of which no two have the same label: these are no labels
@@ -78,6 +81,19 @@ def answers(logits: Any, id2label: Mapping[int, str]) -> list[Answer]:
         best = max(range(len(row)), key=row.__getitem__)
         found.append({"label": names[best], "score": row[best], "scores": dict(zip(names, row, strict=True))})
     return found
+
+
+def answer_model(**more: Any) -> type[BaseModel]:
+    """The pydantic model of what `answers` gives, and of `more` fields that a task adds."""
+    from pydantic import Field, create_model
+
+    return create_model(
+        "Label",
+        label=(str, Field(description="The likeliest label.")),
+        score=(float, Field(description="Probability of `label`.")),
+        scores=(dict[str, float], Field(description="Probability of every label.")),
+        **more,
+    )
 
 
 def _meant(label: str, known: Iterable[str]) -> str:

@@ -96,11 +96,4 @@ def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
 
 
 def answer(processor: Any) -> type[BaseModel]:
-    from pydantic import Field, create_model
-
-    return create_model(
-        "Label",
-        label=(str, Field(description="The likeliest label.")),
-        score=(float, Field(description="Probability of `label`.")),
-        scores=(dict[str, float], Field(description="Probability of every label.")),
-    )
+    return labels.answer_model()

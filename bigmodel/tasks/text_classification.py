@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from bigmodel.errors import ConfigError, DataError, first_line
 from bigmodel.evaluation.metrics import accuracy, log_loss, macro_f1
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment as tokens
-from bigmodel.tasks import labels, tokenizer
-from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
+from bigmodel.tasks import labels, texts, tokenizer
+from bigmodel.tasks.base import UNREAD, Answer, Examples, Goal, Row, Sample
 from bigmodel.tasks.labels import clean_label, fit_labels, label_id, named
+from bigmodel.tasks.tokenizer import VOCABULARY
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -25,8 +26,6 @@ goal = Goal("accuracy", "max")
 targets = ("label",)
 judged_with = ()
 unit = "tokens"
-
-VOCABULARY = "tokenizer.json"
 
 
 def columns(data: DataConfig) -> dict[str, str]:
@@ -38,15 +37,7 @@ def columns(data: DataConfig) -> dict[str, str]:
 
 
 def clean(record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
-    text = record[columns["text"]]
-    if not isinstance(text, str):
-        found = "nothing" if text is None else f"{type(text).__name__} {text!r:.40}"
-        raise Refused(f"the text is {found}", columns["text"])
-    row: Row = {"text": tokenizer.normalize(text)}
-    if not row["text"]:
-        raise Refused("the text is empty", columns["text"])
-    if not tokenizer.is_text(row["text"]):
-        raise Refused("half of a surrogate pair is no character", columns["text"])
+    row: Row = {"text": texts.clean(record[columns["text"]], columns["text"])}
     if "label" in columns:
         row["label"] = clean_label(record[columns["label"]], columns["label"])
     return row
@@ -83,10 +74,10 @@ def _fit_tokenizer(
         return processor, {"vocab_size": len(processor), "pad_token_id": processor.pad_token_id}
     from bigmodel.models import is_ours
 
-    texts = tokenizer.some((row["text"] for row in rows()), num_rows, data.tokenizer.max_texts)
+    some = tokenizer.some((row["text"] for row in rows()), num_rows, data.tokenizer.max_texts)
     kind = tokenizer.choose(row["text"] for row in rows()) if data.tokenizer.type == "auto" else data.tokenizer.type
     enclose = not is_ours(experiment.model)
-    processor = tokenizer.train(texts, kind, data.tokenizer, enclose, data.max_length)
+    processor = tokenizer.train(some, kind, data.tokenizer, enclose, data.max_length)
     if tokenizer.is_made_up(processor):
         least = data.tokenizer.min_frequency
         raise DataError(f"column '{data.text}': no token occurs data.tokenizer.min_frequency={least} times: name less")
@@ -129,8 +120,7 @@ def load_tokenizer(pretrained: str, max_length: int) -> Any:
         )
     if not processor.is_fast:
         raise ConfigError(f"model.pretrained: '{pretrained}' has a slow tokenizer; one with a {VOCABULARY} is needed")
-    if processor.pad_token is None:
-        processor.pad_token = processor.eos_token or processor.unk_token
+    tokenizer.ensure_padding(processor)
     return tokenizer.adopt(processor, min(processor.model_max_length, max_length, readable or max_length))
 
 
@@ -185,12 +175,8 @@ def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Tensor]:
     """`input_ids` and `attention_mask` int64 (B, T), padded on the right; `labels` int64 (B,)."""
     import torch
 
-    texts = [sample["input_ids"] for sample in samples]
-    lengths = np.array([len(text) for text in texts])
-    real = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
-    ids = np.full(real.shape, processor.pad_token_id, dtype=np.int64)
-    ids[real] = np.concatenate(texts)
-    batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(real.astype(np.int64))}
+    ids, real = texts.padded([sample["input_ids"] for sample in samples], processor.pad_token_id)
+    batch = {"input_ids": ids, "attention_mask": real.long()}
     if "labels" in samples[0]:
         batch["labels"] = torch.tensor([sample["labels"] for sample in samples])
     return batch
@@ -221,11 +207,7 @@ def unfit(config: Any) -> str:
 
 
 def predict(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Answer]:
-    return answers(model, model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits)
-
-
-def answers(model: Any, logits: Tensor) -> list[Answer]:
-    """Logits (B, K) -> label, its score, the scores of all, for each row."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     return labels.answers(logits, model.config.id2label)
 
 
@@ -242,15 +224,7 @@ def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
 
 
 def request(processor: Any) -> type[BaseModel]:
-    from pydantic import AfterValidator, ConfigDict, Field, create_model
-
-    def not_blank(text: str) -> str:
-        if tokenizer.is_blank(text):
-            raise ValueError("is empty: give at least one character that is not white space")
-        return text
-
-    text = Annotated[str, AfterValidator(not_blank), Field(description="The text to classify.")]
-    return create_model("Text", __config__=ConfigDict(extra="forbid", strict=True), text=(text, ...))
+    return texts.request("The text to classify.")
 
 
 def asked(fields: Mapping[str, Any], processor: Any) -> Row:
@@ -263,14 +237,4 @@ def cost(row: Row, processor: Any) -> int:
 
 
 def answer(processor: Any) -> type[BaseModel]:
-    from pydantic import Field, create_model
-
-    return create_model(
-        "Label",
-        label=(str, Field(description="The likeliest label.")),
-        score=(float, Field(description="Probability of `label`.")),
-        scores=(dict[str, float], Field(description="Probability of every label.")),
-        truncated=(bool, Field(default=False, description="There and true if the model read only the beginning.")),
-        tokens=(int | None, Field(default=None, description="Tokens of the text, if truncated.")),
-        tokens_read=(int | None, Field(default=None, description="Tokens the model read, if truncated.")),
-    )
+    return labels.answer_model(**UNREAD)

@@ -14,10 +14,12 @@ import numpy as np
 
 from bigmodel.errors import ConfigError, first_line
 from bigmodel.experiment import DataConfig, Experiment
-from bigmodel.tasks import exact_tokenizer, tokenizer
+from bigmodel.tasks import exact_tokenizer, texts, tokenizer
 from bigmodel.tasks.base import BLOCK, Answer, Examples, Goal, Refused, Row, Sample
 from bigmodel.tasks.decoding import DEFAULT_NEW, MOST_NEW, OPTIONS, Decoder, complete
 from bigmodel.tasks.packing import Packed
+from bigmodel.tasks.texts import IGNORE_INDEX
+from bigmodel.tasks.tokenizer import VOCABULARY
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -29,10 +31,8 @@ judged_with = ("block",)
 unit = "tokens"
 
 BEGINS, ENDS = 1, 2
-NO_TARGET = -100
 JUDGED_AT_ONCE = 8192
 """Tokens of the windows that are judged in one call of the model."""
-VOCABULARY = "tokenizer.json"
 
 
 def columns(data: DataConfig) -> dict[str, str]:
@@ -123,8 +123,7 @@ def load_tokenizer(pretrained: str, max_length: int) -> Any:
         raise ConfigError(
             f"model.pretrained: '{pretrained}' has no {VOCABULARY}: put the one it was trained with there"
         )
-    if processor.pad_token is None:
-        processor.pad_token = processor.eos_token or processor.unk_token
+    tokenizer.ensure_padding(processor)
     processor.model_max_length = min(processor.model_max_length, max_length, readable or max_length)
     return processor
 
@@ -202,7 +201,7 @@ def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Any]:
         return _windows(samples, processor.pad_token_id)
     import torch
 
-    ids, real = _padded([sample["input_ids"] for sample in samples], processor.pad_token_id)
+    ids, real = texts.padded([sample["input_ids"] for sample in samples], processor.pad_token_id)
     batch: dict[str, Any] = {"input_ids": ids, "attention_mask": real.long()}
     if "num_bytes" in samples[0]:
         batch["num_bytes"] = torch.tensor([sample["num_bytes"] for sample in samples])
@@ -211,35 +210,24 @@ def collate(samples: Sequence[Sample], processor: Any) -> dict[str, Any]:
     return batch
 
 
-def _padded(texts: Sequence[Any], filler: int) -> tuple[Tensor, Tensor]:
-    """int64 (B, T), padded on the right, and which of them are real."""
-    import torch
-
-    lengths = np.array([len(text) for text in texts])
-    real = np.arange(lengths.max()) < lengths[:, None]
-    ids = np.full(real.shape, filler, dtype=np.int64)
-    ids[real] = np.concatenate(texts)
-    return torch.from_numpy(ids), torch.from_numpy(real)
-
-
 def _windows(samples: Sequence[Sample], filler: int) -> dict[str, Tensor]:
     import torch
 
-    ids, real = _padded([sample["input_ids"] for sample in samples], filler)
-    targets = ids[:, 1:].masked_fill(~real[:, 1:], NO_TARGET)
+    ids, real = texts.padded([sample["input_ids"] for sample in samples], filler)
+    targets = ids[:, 1:].masked_fill(~real[:, 1:], IGNORE_INDEX)
     batch = {"input_ids": ids[:, :-1].contiguous(), "targets": targets}
     if any(len(sample["starts"]) for sample in samples):
         positions = np.tile(np.arange(targets.shape[1] + 1), (len(samples), 1))
         for i, sample in enumerate(samples):
             for start in sample["starts"].tolist():
                 positions[i, start:] = np.arange(positions.shape[1] - start)
-                targets[i, start - 1] = NO_TARGET  # no document tells how another begins
+                targets[i, start - 1] = IGNORE_INDEX  # no document tells how another begins
         batch["position_ids"] = torch.from_numpy(positions[:, :-1].copy())
     return batch
 
 
 def num_targets(batch: Mapping[str, Tensor]) -> int:
-    return int((batch["targets"] != NO_TARGET).sum())
+    return int((batch["targets"] != IGNORE_INDEX).sum())
 
 
 def padded(batch: Mapping[str, Tensor]) -> int:
@@ -259,7 +247,7 @@ def loss(model: Any, batch: Mapping[str, Tensor], experiment: Experiment) -> Ten
     return cross_entropy(
         logits.float().flatten(0, 1),
         targets.flatten(),
-        ignore_index=NO_TARGET,
+        ignore_index=IGNORE_INDEX,
         reduction="sum",
         label_smoothing=experiment.train.label_smoothing,
     )
@@ -297,8 +285,8 @@ def unpack(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         starts = [*(positions[i] == 0).nonzero().flatten().tolist(), ids.shape[1]]
         for start, end in zip(starts, starts[1:], strict=False):
             parts.append((ids[i, start:end].cpu().numpy(), targets[i, start:end].cpu().numpy()))
-    alone, _ = _padded([part for part, _ in parts], 0)
-    wanted, _ = _padded([part for _, part in parts], NO_TARGET)
+    alone, _ = texts.padded([part for part, _ in parts], 0)
+    wanted, _ = texts.padded([part for _, part in parts], IGNORE_INDEX)
     return alone.to(ids.device), wanted.to(ids.device)
 
 
@@ -333,11 +321,11 @@ def judge(model: Any, batch: Mapping[str, Tensor], processor: Any) -> list[Answe
     at_once = max(1, JUDGED_AT_ONCE // size)
     for first in range(0, len(windows), at_once):
         chosen = windows[first : first + at_once]
-        ids, _ = _padded([window for window, _ in chosen], 0)
-        wanted, _ = _padded([wanted for _, wanted in chosen], NO_TARGET)
+        ids, _ = texts.padded([window for window, _ in chosen], 0)
+        wanted, _ = texts.padded([wanted for _, wanted in chosen], IGNORE_INDEX)
         logits = model(input_ids=ids.to(batch["input_ids"].device), use_cache=False).logits.float()
         losses = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), wanted.to(logits.device), ignore_index=NO_TARGET, reduction="none"
+            logits.transpose(1, 2), wanted.to(logits.device), ignore_index=IGNORE_INDEX, reduction="none"
         )
         np.add.at(nats, owners[first : first + at_once], losses.sum(1).double().cpu().numpy())
     counts = (batch["attention_mask"].sum(1) - 1).clamp(min=0).tolist()
@@ -354,7 +342,7 @@ def _overlapping(ids: Any, size: int) -> Iterable[tuple[Any, Any]]:
         if not len(window):
             return
         done = size - stride if begin else 0
-        wanted[:done] = NO_TARGET
+        wanted[:done] = IGNORE_INDEX
         if len(wanted) > done:
             yield window, wanted
         if begin + size + 1 >= len(ids):

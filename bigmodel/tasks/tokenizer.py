@@ -21,6 +21,8 @@ from bigmodel.tasks import plain
 
 PAD, UNKNOWN, CLASSIFY, SEPARATE, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 SPECIAL = [PAD, UNKNOWN, CLASSIFY, SEPARATE, MASK]
+VOCABULARY = "tokenizer.json"
+"""The file of a fast tokenizer."""
 LONGEST = 4096
 """Tokens read of a text where neither tokenizer nor model knows a limit."""
 LOOKED_AT, MOSTLY = 1000, 0.8
@@ -281,20 +283,26 @@ def load(path: Path, config: Any = None) -> Any:
     if is_made_up(processor):
         raise CheckpointError(f"{path}: there is no tokenizer: put the one that the model was trained with here")
     if not processor.is_fast:
-        raise CheckpointError(f"{path}: its tokenizer is a slow one; one with a tokenizer.json is needed")
+        raise CheckpointError(f"{path}: its tokenizer is a slow one; one with a {VOCABULARY} is needed")
     processor.backend_tokenizer.no_padding()  # as its last call in training may have left it
     processor.backend_tokenizer.no_truncation()
-    if processor.pad_token is None:
-        processor.pad_token = processor.eos_token or processor.unk_token
-    processor.model_max_length = _readable(processor.model_max_length, config)
+    ensure_padding(processor)
+    processor.model_max_length = readable(processor.model_max_length, config, LONGEST)
     return processor
 
 
-def _readable(known: int, config: Any) -> int:
-    """Tokens read of one text. A stranger's tokenizer may know no limit (1e30), or a larger one than its model."""
+def ensure_padding(processor: Any) -> None:
+    """A stranger's tokenizer may have no token that pads: then the one that ends a text does, or the unknown one."""
+    if processor.pad_token is None:
+        processor.pad_token = processor.eos_token or processor.unk_token
+
+
+def readable(known: int, config: Any, longest: int) -> int:
+    """Tokens read of one text: `longest` where neither tokenizer nor model knows a limit. A stranger's tokenizer may
+    know none (1e30), or a larger one than its model."""
     from bigmodel.models.positions import max_tokens
 
-    return min(known, max_tokens(config) or (known if known < 2**31 else LONGEST))
+    return min(known, max_tokens(config) or (known if known < 2**31 else longest))
 
 
 def is_made_up(processor: Any) -> bool:

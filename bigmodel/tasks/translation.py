@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from bigmodel.errors import CheckpointError, ConfigError, first_line
 from bigmodel.evaluation import bleu
 from bigmodel.experiment import DataConfig, Experiment
 from bigmodel.tasks import augment as tokens
-from bigmodel.tasks import subwords, tokenizer
-from bigmodel.tasks.base import Answer, Examples, Goal, Refused, Row, Sample
+from bigmodel.tasks import subwords, texts, tokenizer
+from bigmodel.tasks.base import UNREAD, Answer, Examples, Goal, Row, Sample
 from bigmodel.tasks.subwords import Languages
+from bigmodel.tasks.texts import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -30,8 +31,6 @@ targets = ("target",)
 judged_with = ("target",)
 unit = "tokens"
 
-START = "decoder_start_token_id"
-IGNORED = -100  # a label that is no target, in all of transformers
 LONGEST = 512
 """Tokens read and written where neither tokenizer nor model knows a limit."""
 
@@ -48,19 +47,7 @@ def columns(data: DataConfig) -> dict[str, str]:
 
 
 def clean(record: Mapping[str, Any], columns: Mapping[str, str]) -> Row:
-    return {role: _clean_text(record[column], column) for role, column in columns.items()}
-
-
-def _clean_text(text: Any, column: str) -> str:
-    if not isinstance(text, str):
-        found = "nothing" if text is None else f"{type(text).__name__} {text!r:.40}"
-        raise Refused(f"the text is {found}", column)
-    cleaned = tokenizer.normalize(text)
-    if not cleaned:
-        raise Refused("the text is empty", column)
-    if not tokenizer.is_text(cleaned):
-        raise Refused("half of a surrogate pair is no character", column)
-    return cleaned
+    return {role: texts.clean(record[column], column) for role, column in columns.items()}
 
 
 def content(row: Row) -> str:
@@ -75,7 +62,7 @@ def target(row: Row) -> str:
 
 
 def fit(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Languages, dict[str, Any]]:
-    processor, learnt = (_adopt if "pretrained" in experiment.model else _learn)(rows, experiment)
+    processor, learnt = _adopt(experiment) if "pretrained" in experiment.model else _learn(rows, experiment)
     if processor.model_max_length <= (ends := processor.source.num_special_tokens_to_add()):
         raise ConfigError(
             f"data.max_length is {processor.model_max_length}, and {ends} tokens enclose each text: name more"
@@ -109,7 +96,7 @@ def _learn(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[L
     }
 
 
-def _adopt(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[Languages, dict[str, Any]]:
+def _adopt(experiment: Experiment) -> tuple[Languages, dict[str, Any]]:
     """The tokenizer of a pretrained model, reading no more than that can."""
     from bigmodel import models
 
@@ -121,11 +108,12 @@ def _adopt(rows: Callable[[], Iterable[Row]], experiment: Experiment) -> tuple[L
         raise ConfigError(f"model.pretrained: the tokenizer of '{source}' does not open: {first_line(e)}") from None
     if tokenizer.is_made_up(processor.source):
         raise ConfigError(f"model.pretrained: '{source}' has no tokenizer: put the one it was trained with beside it")
-    _limit(processor, config)
+    processor.source.model_max_length = tokenizer.readable(processor.model_max_length, config, LONGEST)
     learnt = {"vocab_size": len(processor.source), "pad_token_id": processor.source.pad_token_id}
     if not (first := _name_languages(processor.source, experiment.model)):
         return processor, {**learnt, "decoder_start_token_id": _start(config, source)}
-    return processor, {**learnt, "decoder_start_token_id": getattr(config, START, None), **first, "generation": first}
+    start = getattr(config, "decoder_start_token_id", None)
+    return processor, {**learnt, "decoder_start_token_id": start, **first, "generation": first}
 
 
 def _name_languages(ids: Any, model: Mapping[str, Any]) -> dict[str, int]:
@@ -151,7 +139,9 @@ def _name_languages(ids: Any, model: Mapping[str, Any]) -> dict[str, int]:
             raise ConfigError(f"model.{field}: the tokenizer of '{source}' has no '{code}' of {len(known)}: {near} ...")
         setattr(ids, field, code)
     first, last = ids(text_target="")["input_ids"]
-    return {"forced_bos_token_id": first} if first != ids.eos_token_id else {START: last}  # the latter as mBART has it
+    if first == ids.eos_token_id:  # as mBART has it
+        return {"decoder_start_token_id": last}
+    return {"forced_bos_token_id": first}
 
 
 def _start(config: Any, source: str) -> int:
@@ -161,14 +151,6 @@ def _start(config: Any, source: str) -> int:
             f"model.pretrained: {source}/config.json names no decoder_start_token_id, which begins a text"
         )
     return int(start)
-
-
-def _limit(processor: Languages, config: Any) -> None:
-    """Neither side longer than the model's table of positions; a tokenizer may know no limit (1e30)."""
-    from bigmodel.models.positions import max_tokens
-
-    known = processor.model_max_length
-    processor.source.model_max_length = min(known, max_tokens(config) or (known if known < 2**31 else LONGEST))
 
 
 def shaped_by(experiment: Experiment) -> dict[str, Any]:
@@ -194,7 +176,7 @@ def load_processor(path: Path, config: Any = None) -> Languages:
                 f"{path}: its tokenizer knows many languages, and none is named: train it with model.pretrained, "
                 "model.src_lang and model.tgt_lang"
             )
-        _limit(processor, config)
+        processor.source.model_max_length = tokenizer.readable(processor.model_max_length, config, LONGEST)
     return processor
 
 
@@ -236,9 +218,6 @@ class Pairs:
     def rows(self, ids: Any) -> Any:
         return ids
 
-    def column(self, name: str) -> Any:
-        return self._samples.column(name)
-
 
 def _sizes(samples: Any, name: str) -> Any:
     """How long the arrays of a field are: (N,)."""
@@ -263,26 +242,17 @@ def augment(
 def collate(samples: Sequence[Sample], processor: Languages) -> dict[str, Tensor]:
     """`input_ids`, `attention_mask` int64 (B, T); `decoder_input_ids`, `labels` int64 (B, U), where what is no target
     is -100. All padded on the right."""
-    batch = _padded([sample["input_ids"] for sample in samples], processor.source.pad_token_id)
+    ids, real = texts.padded([sample["input_ids"] for sample in samples], processor.source.pad_token_id)
+    batch = {"input_ids": ids, "attention_mask": real.long()}
     if "labels" not in samples[0]:
         return batch
-    begun = _padded([sample["labels"][:-1] for sample in samples], processor.target.pad_token_id)
-    labels = _padded([sample["labels"][1:] for sample in samples], IGNORED)
-    return batch | {"decoder_input_ids": begun["input_ids"], "labels": labels["input_ids"]}
-
-
-def _padded(texts: Sequence[Any], padding: int) -> dict[str, Tensor]:
-    import torch
-
-    lengths = np.array([len(text) for text in texts])
-    real = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
-    ids = np.full(real.shape, padding, dtype=np.int64)
-    ids[real] = np.concatenate(texts)
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(real.astype(np.int64))}
+    begun, _ = texts.padded([sample["labels"][:-1] for sample in samples], processor.target.pad_token_id)
+    labels, _ = texts.padded([sample["labels"][1:] for sample in samples], IGNORE_INDEX)
+    return batch | {"decoder_input_ids": begun, "labels": labels}
 
 
 def num_targets(batch: Mapping[str, Tensor]) -> int:
-    return int((batch["labels"] != IGNORED).sum())
+    return int((batch["labels"] != IGNORE_INDEX).sum())
 
 
 def padded(batch: Mapping[str, Tensor]) -> int:
@@ -307,7 +277,7 @@ def loss(model: Any, batch: Mapping[str, Tensor], experiment: Experiment) -> Ten
     return cross_entropy(
         logits.flatten(0, 1).float(),
         batch["labels"].flatten(),
-        ignore_index=IGNORED,
+        ignore_index=IGNORE_INDEX,
         reduction="sum",
         label_smoothing=experiment.train.label_smoothing,
     )
@@ -335,9 +305,9 @@ def judge(model: Any, batch: Mapping[str, Tensor], processor: Languages) -> list
     """With `loss`, the sum over the target's tokens in nats, not smoothed, and `target_tokens`, their number."""
     from torch.nn.functional import cross_entropy
 
-    logits, labels = _logits(model, batch), batch["labels"]
-    losses = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")  # (B, U)
-    counts = (labels != IGNORED).sum(1)
+    logits, labels = _logits(model, batch), batch["labels"]  # (B, U, V), (B, U)
+    losses = cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORE_INDEX, reduction="none")
+    counts = (labels != IGNORE_INDEX).sum(1)
     told = zip(losses.double().sum(1).tolist(), counts.tolist(), strict=True)
     return [
         {**answer, "loss": total, "target_tokens": count}
@@ -356,19 +326,11 @@ def score(answers: Sequence[Answer], rows: Sequence[Row]) -> dict[str, float]:
 
 
 def request(processor: Languages) -> type[BaseModel]:
-    from pydantic import AfterValidator, ConfigDict, Field, create_model
-
-    def not_blank(text: str) -> str:
-        if tokenizer.is_blank(text):
-            raise ValueError("is empty: give at least one character that is not white space")
-        return text
-
-    text = Annotated[str, AfterValidator(not_blank), Field(description="The text to translate.")]
-    return create_model("Text", __config__=ConfigDict(extra="forbid", strict=True), text=(text, ...))
+    return texts.request("The text to translate.")
 
 
 def asked(fields: Mapping[str, Any], processor: Languages) -> Row:
-    return {"source": _clean_text(fields["text"], "text")}
+    return {"source": texts.clean(fields["text"], "text")}
 
 
 def cost(row: Row, processor: Languages) -> int:
@@ -389,7 +351,5 @@ def answer(processor: Languages) -> type[BaseModel]:
     return create_model(
         "Translation",
         translation=(str, Field(description="The text in the other language.")),
-        truncated=(bool, Field(default=False, description="There and true if the model read only the beginning.")),
-        tokens=(int | None, Field(default=None, description="Tokens of the text, if truncated.")),
-        tokens_read=(int | None, Field(default=None, description="Tokens the model read, if truncated.")),
+        **UNREAD,
     )

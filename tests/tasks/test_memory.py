@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from bigmodel.tasks.decoding import KeysAndValues, Nothing, memory_of
+from bigmodel.tasks.memory import KeysAndValues, Nothing, memory_of
 
 LONGEST = 64
 SMALL = {

@@ -28,6 +28,7 @@ from bigmodel.tasks import exact_tokenizer, text_generation
 from bigmodel.tasks.base import BLOCK, Refused
 from bigmodel.tasks.decoding import Decoder, complete
 from bigmodel.tasks.packing import Packed
+from bigmodel.tasks.texts import IGNORE_INDEX
 from bigmodel.training.fit import fit
 
 TEXT = "The cat sat on the mat.\n\n\tIt said: \u00ab na\u00efve \u597d \U0001f600 \u00bb  \n" * 20
@@ -145,7 +146,7 @@ def test_every_token_but_the_first_of_a_document_is_predicted_once(sizes, window
     parts = [(tokens[: ends[cut]], ends[: cut + 1]), (tokens[ends[cut] :], ends[cut:] - ends[cut])]
     packed = Packed(parts, blocks, window)
     batch = text_generation.collate(packed.take(range(len(packed))), type("P", (), {"pad_token_id": 0}))
-    predicted = batch["targets"][batch["targets"] != text_generation.NO_TARGET].tolist()
+    predicted = batch["targets"][batch["targets"] != IGNORE_INDEX].tolist()
     continues = {
         int(ends[i]) + 1
         for i in range(1, len(sizes))
