@@ -16,7 +16,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("ours", deadline=None)  # a test that is timed fails where a machine is busy
+hypothesis.settings.load_profile("ours")
 
 ROOT = Path(__file__).parent.parent
 Reviews = Callable[..., Path]

@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("any")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(anything, st.sampled_from(["csv", "tsv", "jsonl", "json", "txt", "parquet", "csv.gz", "unknown"]))
 def test_any_bytes_are_rows_or_one_message(folder: Path, data: bytes, extension: str) -> None:
     path = folder / f"any.{extension}"
@@ -72,7 +72,7 @@ def test_any_bytes_are_rows_or_one_message(folder: Path, data: bytes, extension:
         assert isinstance(row, Bad) or set(row.values) <= set(names)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(tables, st.sampled_from([",", "\t"]))
 def test_of_what_a_table_holds_nothing_is_lost(folder: Path, parts: list[str], delimiter: str) -> None:
     text = "".join(parts).replace(",", delimiter)

@@ -166,7 +166,7 @@ def test_an_open_quote_costs_one_row_and_little_time(tmp_path: Path) -> None:
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff\0"), max_size=12)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.tuples(words, words, st.sampled_from("01")), min_size=1, max_size=10),
     st.sampled_from([",", ";", "|", "\t"]),

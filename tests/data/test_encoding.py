@@ -109,7 +109,7 @@ def test_an_unknown_encoding_is_one_message(name: str, words: str) -> None:
         check(name)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\ufeff"), max_size=8),
@@ -128,7 +128,7 @@ def test_lines_are_the_same_however_the_bytes_are_cut_into_blocks(
     assert read == [line + end for line in lines]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.binary(max_size=60), st.sampled_from(["utf-8", "gb18030", "utf-16-le"]), st.integers(1, 7))
 def test_no_byte_is_lost_where_some_are_no_text(data: bytes, encoding: str, size: int) -> None:
     whole = [line for part in decode([data], encoding, "f") for line in part.lines]

@@ -21,7 +21,7 @@ def test_permute_is_a_permutation_of_every_size(size: int) -> None:
         assert sorted(permute(np.arange(size), size, seed=1, epoch=epoch)) == list(range(size))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 3000), st.integers(0, 2**32), st.integers(0, 1000))
 def test_permute_is_the_same_whether_asked_for_all_or_for_one(size: int, seed: int, epoch: int) -> None:
     whole = permute(np.arange(size), size, seed, epoch)
@@ -30,7 +30,7 @@ def test_permute_is_the_same_whether_asked_for_all_or_for_one(size: int, seed: i
         assert permute(np.array([position]), size, seed, epoch) == whole[[position]]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**63), st.integers(0, 1000), st.lists(st.integers(0, 2**40 - 1), min_size=1, max_size=5))
 def test_a_generator_set_anew_draws_what_a_new_one_does(seed: int, epoch: int, numbers: list[int]) -> None:
     for number, again in zip(numbers, generators(seed, epoch, numbers), strict=True):
@@ -53,7 +53,7 @@ def test_every_position_is_as_likely_for_every_sample() -> None:
     assert abs(chi - 225) < 5 * np.sqrt(2 * 225)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 500), st.integers(1, 40), st.integers(1, 9), st.integers(0, 9))
 def test_every_sample_comes_exactly_once_an_epoch(num: int, batch_size: int, bucket: int, seed: int) -> None:
     samples = order(num, batch_size, bucket, seed)

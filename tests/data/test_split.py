@@ -23,7 +23,7 @@ def md5(text: str) -> bytes:
     return hashlib.md5(text.encode(), usedforsecurity=False).digest()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(ratios, ratios)
 def test_the_fractions_are_those_asked_for(valid: float, test: float) -> None:
     split = Split(SplitConfig(valid=valid, test=test))
@@ -80,7 +80,7 @@ def test_many_rows_at_once_fall_where_each_alone_falls(fractions: tuple[float, f
     assert split.places(halves).tolist() == [split.place(text) for text in texts]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 2)), max_size=40))
 def test_duplicates_are_those_a_dictionary_finds(rows: list[tuple[int, int, int]]) -> None:
     """(content, target, place) in any order; training rows come first, as they do in preparation."""

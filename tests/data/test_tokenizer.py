@@ -64,7 +64,7 @@ texts = st.lists(
 @pytest.mark.parametrize("kind", ["word", "char"])
 @pytest.mark.parametrize("lowercase", [True, False])
 @pytest.mark.parametrize("enclose", [True, False])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(texts=texts)
 def test_plain_texts_have_the_tokens_that_the_library_finds(kind, lowercase, enclose, texts):
     processor = processor_of(kind, lowercase, enclose)
@@ -119,7 +119,7 @@ def test_normalize(raw: str, clean: str) -> None:
     assert tokenizer.normalize(raw) == clean
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.characters(exclude_categories=["Cs", "Cn"])))
 def test_the_tokenizer_itself_cleans_as_we_do_and_cleaning_twice_changes_nothing(text: str) -> None:
     clean = tokenizer.normalize(text)
@@ -276,7 +276,7 @@ def test_labels_are_numbered_in_their_own_order() -> None:
         assert list(fit_labels(labels, "stars")["label2id"]) == ["1", "2", "3", "inf", "nan"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.text(min_size=1).filter(tokenizer.normalize), min_size=2, unique_by=tokenizer.normalize))
 def test_every_label_comes_back_from_its_number(labels: list[str]) -> None:
     names = [clean_label(label, "label") for label in labels]

@@ -56,7 +56,7 @@ def decoder(request):
 
 
 @pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(alphabet=sorted(set(TEXT))))
 def test_what_is_encoded_comes_back_to_the_last_blank(kind, text):
     processor = exact_tokenizer.train([TEXT], kind, TokenizerConfig(vocab_size=400), 64)
@@ -65,7 +65,7 @@ def test_what_is_encoded_comes_back_to_the_last_blank(kind, text):
     assert ids.tolist() == processor(text).input_ids  # what a stranger makes of it
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text())
 def test_any_text_comes_back_from_bytes(text):
     processor = exact_tokenizer.train([TEXT], "byte", TokenizerConfig(), 64)
@@ -136,7 +136,7 @@ def test_a_line_that_is_no_text_is_refused_and_what_follows_continues_nothing(tm
     assert last >> 2 != (first >> 2) + 1 and (first & 3, last & 3) == (1, 2)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=12), st.integers(1, 9), st.randoms(use_true_random=False))
 def test_every_token_but_the_first_of_a_document_is_predicted_once(sizes, window, random):
     tokens = np.arange(1, sum(sizes) + 1, dtype=np.int32)
@@ -157,7 +157,7 @@ def test_every_token_but_the_first_of_a_document_is_predicted_once(sizes, window
     assert packed.lengths.sum() == len(tokens) - 1
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=12), st.integers(1, 9), st.integers(1, 11))
 def test_the_blocks_that_a_window_shows_are_known(sizes, window, cut):
     owners = np.repeat(np.arange(len(sizes)), sizes)
