@@ -21,7 +21,7 @@ import yaml
 from bigmodel.data.files import digest
 from bigmodel.errors import ConfigError
 from bigmodel.evaluation.layout import near
-from bigmodel.training.events import Event
+from bigmodel.training.events import Event, parsed
 from bigmodel.training.run import is_held
 
 GOALS = {
@@ -262,15 +262,6 @@ def read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
-
-
-def parsed(line: bytes) -> Event | None:
-    """The event of a line; None if it is damaged."""
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) and "kind" in event else None
 
 
 def section(tree: Mapping[str, Any], key: str) -> dict[str, Any]:

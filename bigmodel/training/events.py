@@ -42,15 +42,23 @@ class Events:
             return []
         self._file.close()
         written = self._path.read_bytes()
-        self._part.write_bytes(written[:position])
+        end = written.rfind(b"\n", 0, position) + 1  # after a power cut it may be shorter, and end within a line
+        self._part.write_bytes(written[:end])
         self._file = open(self._part, "ab")
-        return _whole(written[position:])
+        return _whole(written[end:])
 
     def begun(self) -> None:
         """The new `start` is written."""
         if self._path is not None:
             self._file.flush()
+            self.settle()
             os.replace(self._part, self._path)
+
+    def settle(self) -> None:
+        """Up to the last `position` it is on the disk, not only handed to the system: before a checkpoint tells of it.
+        Another thread may ask for it."""
+        if self._path is not None:
+            os.fsync(self._file.fileno())
 
     def written(self) -> list[Event]:
         """What the file tells so far."""
@@ -73,12 +81,22 @@ class Events:
 
 
 def read(path: Path) -> list[Event]:
-    """All whole lines of the file; a line that is still being written is left out."""
+    """All whole lines of the file; one that is still being written, or damaged, is left out."""
     return _whole(path.read_bytes()) if path.exists() else []
 
 
 def _whole(lines: bytes) -> list[Event]:
-    return [json.loads(line) for line in lines.splitlines(keepends=True) if line.endswith(b"\n")]
+    whole = (line for line in lines.splitlines(keepends=True) if line.endswith(b"\n"))
+    return [event for line in whole if (event := parsed(line)) is not None]
+
+
+def parsed(line: bytes) -> Event | None:
+    """The event of a line; None if it is damaged."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and "kind" in event else None
 
 
 class Follower:
@@ -132,7 +150,8 @@ class Tail(Follower):
                 if not line.endswith(b"\n"):
                     break
                 self._position, self._last = self._position + len(line), line
-                self._listener(json.loads(line))
+                if (event := parsed(line)) is not None:
+                    self._listener(event)
 
 
 def _end(path: Path) -> tuple[int, int, bytes]:

@@ -64,8 +64,8 @@ def in_parts(
     first, run = worker.rank == 0, Run(run_path)
     decisions: list[healing.Decision] = run.info.get("decisions", {}).get("healing", [])
     checkpoints = Checkpoints(str(run_path / "checkpoints"), readonly=not first)
-    saver = Saver(checkpoints, experiment.train.keep, experiment.train.keep_every)
     with Events(run_path / "events.jsonl" if first else None, listener) as events, Stop() as stop:
+        saver = Saver(checkpoints, experiment.train.keep, experiment.train.keep_every, events.settle)
         while True:
             trainer = Trainer(experiment, open_prepared(prepared), worker, decisions=decisions)
             _resume(trainer, checkpoints, events, run_path)
