@@ -100,6 +100,8 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events, run_path
     if found is not None:
         trainer.restore(found.tensors)
         trainer.progress = Progress(**found.state)
+        # a later one, whole though its best weights are not, would be left in place of what is saved at its step
+        checkpoints.prune(STEP, [name for name in checkpoints.names(STEP) if name <= found.name])
     if lost:
         trainer.progress.best_value, trainer.progress.best_step, trainer.progress.num_worse = None, None, 0
     known = [name for name in checkpoints.names(BEST) if name <= f"{BEST}{trainer.progress.step:08d}"]

@@ -1,6 +1,7 @@
 """A run that is stopped or killed goes on where it was, with the same command and to the same bits."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -188,6 +189,24 @@ def test_damaged_best_weights_are_trained_again_where_a_checkpoint_before_them_i
     [damaged] = [event for event in told if event["kind"] == "damaged_checkpoint"]
     assert damaged["name"] == name and f"{STEP}{name.removeprefix(BEST)}" > damaged["used"] and not damaged["lost"]
     assert sha256(again.path) == sha256(unbroken) and steps(again.path) == steps(unbroken)
+
+
+def test_a_checkpoint_whose_best_weights_were_damaged_is_not_left_among_those_made_anew(experiment):
+    """It tells where in the events it stands, and those are others now."""
+    wanted = experiment("train.checkpoint_every=7", "train.keep=100")
+    run = fit(wanted)
+    whole, told = sha256(run.path), steps(run.path)
+    checkpoints, saves = Checkpoints(str(run.checkpoints)), [f"{STEP}{step:08d}" for step in (7, 11)]
+    assert damage_best(run) == f"{BEST}{11:08d}"
+    checkpoints.prune(STEP, saves)
+    parts = fit_in_parts(wanted)
+    assert next(parts)["step"] == 11
+    parts.close()
+    assert checkpoints.names(STEP) == saves
+    before = run.events.read_bytes()[: (checkpoints.state(saves[-1]) or {})["events"]].splitlines(keepends=True)
+    assert before[-1].endswith(b"\n") and json.loads(before[-1])["step"] == 11
+    again = fit(wanted)
+    assert sha256(again.path) == whole and steps(again.path) == told
 
 
 @pytest.mark.parametrize("ended", [True, False])
