@@ -9,9 +9,12 @@ import io
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, Self
+
+from bigmodel.errors import ResourceError
 
 START = b'{"kind": "start"'
 
@@ -20,19 +23,21 @@ Listener = Callable[[Event], None]
 
 
 class Events:
-    """Appends to the file and tells the listener. `position` (bytes) goes into checkpoints.
+    """Appends to the file and tells the listener. `position` (bytes) goes into checkpoints. ResourceError if the file
+    cannot be written.
 
     Without a path, as for all workers but the first, nothing is written.
     """
 
     def __init__(self, path: Path | None, listener: Listener) -> None:
         self._path, self._listener = path, listener
-        self._file: IO[bytes] = open(path, "ab") if path else io.BytesIO()
+        with self._writing():
+            self._file: IO[bytes] = open(path, "ab") if path else io.BytesIO()
         self._part = path.with_name(f"{path.name}.part") if path else Path()
 
     @property
     def position(self) -> int:
-        self._file.flush()
+        self.flush()
         return self._file.tell()
 
     def start(self, position: int) -> list[Event]:
@@ -40,44 +45,58 @@ class Events:
         goes on. It is another file then, which is how `Tail` notices."""
         if self._path is None:
             return []
-        self._file.close()
-        written = self._path.read_bytes()
-        end = written.rfind(b"\n", 0, position) + 1  # after a power cut it may be shorter, and end within a line
-        self._part.write_bytes(written[:end])
-        self._file = open(self._part, "ab")
+        with self._writing():
+            self._file.close()
+            written = self._path.read_bytes()
+            end = written.rfind(b"\n", 0, position) + 1  # after a power cut it may be shorter, and end within a line
+            self._part.write_bytes(written[:end])
+            self._file = open(self._part, "ab")
         return _whole(written[end:])
 
     def begun(self) -> None:
         """The new `start` is written."""
         if self._path is not None:
-            self._file.flush()
+            self.flush()
             self.settle()
-            os.replace(self._part, self._path)
+            with self._writing():
+                os.replace(self._part, self._path)
 
     def settle(self) -> None:
         """Up to the last `position` it is on the disk, not only handed to the system: before a checkpoint tells of it.
         Another thread may ask for it."""
         if self._path is not None:
-            os.fsync(self._file.fileno())
+            with self._writing():
+                os.fsync(self._file.fileno())
 
     def written(self) -> list[Event]:
         """What the file tells so far."""
-        self._file.flush()
+        self.flush()
         return read(self._path) if self._path else []
 
     def write(self, kind: str, **fields: Any) -> None:
         event = {"kind": kind, **fields}
-        self._file.write(json.dumps(event).encode() + b"\n")
+        with self._writing():
+            self._file.write(json.dumps(event).encode() + b"\n")
         self._listener(event)
 
     def flush(self) -> None:
-        self._file.flush()
+        with self._writing():
+            self._file.flush()
 
     def __enter__(self) -> Events:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with suppress(ResourceError) if kind else nullcontext(), self._writing():  # what is under way says why
+            self._file.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """ResourceError where the file cannot be written, such as on a full disk."""
+        try:
+            yield
+        except OSError as e:
+            raise ResourceError(f"{self._path}: the events cannot be written: {e}. The last checkpoint stays") from e
 
 
 def read(path: Path) -> list[Event]:

@@ -176,10 +176,18 @@ def _is_foreign(quarantine: Path) -> bool:
 
 
 def put_whole(file: Path, text: str) -> None:
-    """As a whole or not at all."""
+    """As a whole or not at all, also after a power cut. ResourceError if it cannot be written."""
     part = file.with_name(f"{file.name}.{os.getpid()}")
-    part.write_text(text, "utf-8")
-    os.replace(part, file)
+    try:
+        with open(part, "w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, file)
+    except OSError as e:
+        with suppress(OSError):
+            part.unlink()
+        raise ResourceError(f"{file}: cannot be written: {e.strerror}") from e
 
 
 def hold(folder: Path, what: str, doing: str) -> IO[str]:
