@@ -28,8 +28,8 @@ from bigmodel.training.setback import SETBACK
 STOP = "stop"
 """A file of this name asks the run to save and end."""
 
-FOLDERS = ("model", "checkpoints")
-FILES = ("run.json", "experiment.yaml", "events.jsonl", "report.json", SETBACK)
+OWN = ("report.json", "model", "checkpoints", "events.jsonl", SETBACK, "experiment.yaml", "run.json")
+"""What a run makes, in the order in which it is deleted: last what tells that the folder is a run's."""
 QUARANTINE = "quarantine.jsonl"
 
 # What may change between a run and its continuation: who does the work, not what the work is.
@@ -90,7 +90,7 @@ class Run:
         """ResourceError if the folder holds what a run would replace, and no run made it."""
         if self.info.get("state") != "damaged" and "fingerprint" not in self.info:
             own = [QUARANTINE] if _is_foreign(self.path / QUARANTINE) else []
-            refuse_strangers(self.path, (*FOLDERS, *FILES, *own), "no run")
+            refuse_strangers(self.path, (*OWN, *own), "no run")
 
     def refuse_another(self, experiment: Experiment) -> None:
         """ConfigError if the folder holds a run of another experiment that has trained; CheckpointError if it cannot
@@ -149,11 +149,13 @@ class Run:
             )
 
     def clear(self) -> None:
-        """Delete what the run made; the lock stays."""
-        for name in FOLDERS:
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in FILES:
-            (self.path / name).unlink(missing_ok=True)
+        """Delete what the run made; the lock stays. What a kill leaves of it is a run that goes on."""
+        if self.finished:
+            with suppress(ResourceError):  # on a full disk, where this makes room
+                self.write(state="interrupted", progress={}, metrics={})
+        for manifest in self.checkpoints.glob("step-*/manifest.json"):  # before the best weights that they name
+            manifest.unlink()
+        delete(self.path, OWN)
         self.info = {}
 
     def write(self, **changes: Any) -> None:
@@ -166,6 +168,15 @@ def refuse_strangers(folder: Path, names: Iterable[str], nobody: str) -> None:
     """ResourceError if a folder that is not ours holds any of the names that we would replace."""
     if there := [name for name in names if (folder / name).exists()]:
         raise ResourceError(f"{folder} holds {' and '.join(there)} that {nobody} made. Name another output")
+
+
+def delete(folder: Path, names: Iterable[str]) -> None:
+    """What is there of these files and folders, in their order."""
+    for name in names:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _is_foreign(quarantine: Path) -> bool:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,6 +226,44 @@ def test_damaged_best_weights_are_given_up_where_no_checkpoint_before_them_is_le
     scored = [event for event in read(again.events) if event["kind"] == "validation" and event["step"] == kept][-1]
     assert again.finished and kept > step and scored["best"]
     assert again.info["metrics"]["accuracy"] == scored["accuracy"]
+
+
+class Killed(BaseException):
+    """What stands for a SIGKILL where it must hit an exact place."""
+
+
+def test_killed_while_fresh_deletes_the_same_command_trains_to_the_same_bits(experiment, tmp_path, monkeypatch):
+    run = fit(experiment("train.checkpoint_every=5"))
+    whole, told = sha256(run.path), steps(run.path)
+    run.report.write_text("{}")
+    deleted: list[object] = []
+
+    def counted(delete: Any) -> Any:
+        def once(*what: Any, **where: Any) -> None:
+            if len(deleted) == allowed:
+                raise Killed
+            deleted.append(what)
+            delete(*what, **where)
+
+        return once
+
+    monkeypatch.setattr(os, "unlink", counted(os.unlink))
+    monkeypatch.setattr(os, "rmdir", counted(os.rmdir))
+    allowed = -1
+    shutil.copytree(run.path, tmp_path / "gone")
+    Run(tmp_path / "gone").clear()
+    assert [path.name for path in (tmp_path / "gone").iterdir()] == [".lock", "quarantine.jsonl"]
+    for number in range(0, len(deleted), 4):
+        folder = tmp_path / f"killed-{number}"
+        shutil.copytree(run.path, folder)
+        deleted.clear()
+        allowed = number
+        with pytest.raises(Killed):
+            Run(folder).clear()
+        allowed = -1
+        again = fit(experiment("train.checkpoint_every=5", f"output={folder}"))
+        assert sha256(again.path) == whole and steps(again.path) == told
+        assert number == 0 or not again.report.exists(), "it was of the model before"
 
 
 def test_the_precision_decided_is_told_though_no_checkpoint_was_reached(experiment):
