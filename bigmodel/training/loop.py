@@ -219,8 +219,8 @@ def _steps(
     rows, samples = trainer.prepared.rows("valid"), trainer.prepared.samples("valid")
     validate_every = train.validate_every or trainer.order.steps_per_epoch
     log = StepLog(trainer, events, run_path)
-    if train.early_stopping and progress.num_worse >= train.early_stopping:
-        return  # it had ended
+    if _stops_early(trainer, events):
+        return  # it had ended, and what told of it was cut off with what followed the checkpoint
     begin = progress.step
     if begin == trainer.total_steps and progress.best_step is None:  # the best weights are lost: these are left
         _, best = _validate(trainer, events, rows, samples)
@@ -252,8 +252,7 @@ def _steps(
             if log.leaving:
                 raise Preempted(f"a node is to be taken away; the state of step {progress.step:,} is saved")
             raise Interrupted(f"stopped after step {progress.step} of {trainer.total_steps}; the state is saved")
-        if train.early_stopping and progress.num_worse >= train.early_stopping:
-            events.write("early_stop", step=progress.step, best_step=progress.best_step)
+        if _stops_early(trainer, events):
             break
         if validated and progress.step < trainer.total_steps:
             events.flush()
@@ -261,6 +260,15 @@ def _steps(
                 saver.wait()
             yield validated
             log.saved()  # nor is what others do meanwhile
+
+
+def _stops_early(trainer: Trainer, events: Events) -> bool:
+    """Whether too many validations have been no better than the best one: then it is told."""
+    allowed, progress = trainer.experiment.train.early_stopping, trainer.progress
+    if not allowed or progress.num_worse < allowed:
+        return False
+    events.write("early_stop", step=progress.step, best_step=progress.best_step)
+    return True
 
 
 def _validate(trainer: Trainer, events: Events, rows: Any, samples: Any) -> tuple[Event | None, dict[str, Any] | None]:

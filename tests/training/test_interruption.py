@@ -266,6 +266,21 @@ def test_killed_while_fresh_deletes_the_same_command_trains_to_the_same_bits(exp
         assert number == 0 or not again.report.exists(), "it was of the model before"
 
 
+def test_an_early_stop_is_told_once_though_a_kill_followed_it(experiment, tmp_path):
+    wanted = experiment("train.epochs=30", "train.early_stopping=2")
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["kind"] == "early_stop":
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(wanted, listener=kill)
+    run = fit(wanted)
+    assert [event["kind"] for event in read(run.events)[-3:]] == ["start", "early_stop", "end"]
+    assert [event["kind"] for event in read(run.events)].count("early_stop") == 1
+    assert run.info["progress"]["step"] == steps(run.path)[-1][0] < 330
+
+
 def test_the_precision_decided_is_told_though_no_checkpoint_was_reached(experiment):
     parts = fit_in_parts(experiment("train.precision=auto"))
     next(parts)
