@@ -128,10 +128,16 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events, run_path
     events.begun()
     for name in damaged:
         events.write("damaged_checkpoint", name=name, used=found.name if found else None, lost=name == lost)
-    told = {event["step"] for event in events.written() if event["kind"] == "healing"} if trainer.decisions else ()
+    written = events.written() if trainer.decisions else []
+    told = [_decided(event) for event in written if event["kind"] == "healing"]
     for decision in trainer.decisions:
-        if decision["step"] > trainer.progress.step and decision["step"] not in told:
+        if decision["step"] > trainer.progress.step and _decided(decision) not in told:
             events.write("healing", **decision)
+
+
+def _decided(about: dict[str, Any]) -> tuple[int, str, int | None]:
+    """A step may be decided about again: cut smaller, and smaller still."""
+    return about["step"], about["what"], about.get("to")
 
 
 def _newest(worker: Worker, checkpoints: Checkpoints) -> tuple[Checkpoint | None, list[str], str]:
