@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, Self
@@ -116,6 +118,22 @@ def parsed(line: bytes) -> Event | None:
     except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and "kind" in event else None
+
+
+def number(tree: Mapping[str, Any], key: str) -> float | None:
+    """None also for what is not finite, or an integer beyond a float's range."""
+    value = tree.get(key)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return value if abs(value) <= sys.float_info.max else None
+
+
+def seconds_of(steps: Iterable[Event]) -> Iterator[float]:
+    """That each step took, as far as it can be told: the rate of a very slow one is rounded to 0."""
+    for step in steps:
+        samples, rate = number(step, "samples"), number(step, "samples_per_s")
+        if samples is not None and rate and math.isfinite(seconds := samples / rate):
+            yield seconds
 
 
 class Follower:

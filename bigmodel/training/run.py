@@ -22,7 +22,7 @@ import yaml
 
 from bigmodel.errors import CheckpointError, ConfigError, ResourceError, missing
 from bigmodel.experiment import Experiment, differences
-from bigmodel.training.events import read
+from bigmodel.training.events import read, seconds_of
 from bigmodel.training.setback import SETBACK
 
 STOP = "stop"
@@ -74,8 +74,7 @@ class Run:
 
     def seconds(self) -> float:
         """Spent in training steps so far."""
-        steps = [event for event in read(self.events) if event["kind"] == "step"]
-        return float(sum(step["samples"] / step["samples_per_s"] for step in steps))
+        return float(sum(seconds_of(event for event in read(self.events) if event["kind"] == "step")))
 
     def lock(self) -> None:
         """One process trains in a folder at a time."""

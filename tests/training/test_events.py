@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from training.test_interruption import sha256
 
+from bigmodel.history.record import RunRecord
 from bigmodel.training.events import Events, Tail, read
 from bigmodel.training.fit import fit
+from bigmodel.training.run import Run
 from bigmodel.training.saver import STEP
 
 STUMP = b'{"kind": "step", "lo{"kind": "start", "step": 5}\n'
@@ -53,6 +55,14 @@ def test_a_damaged_line_is_passed_over_by_all_who_read(tmp_path):
     file.write_bytes(b'{"kind": "step", "step": 4}\n' + STUMP + b'[1]\n{"kind": "step", "step": 6}\n')
     tail.read()
     assert read(file) == told and steps_of(file) == [4, 6]
+
+
+def test_the_seconds_of_a_run_leave_out_a_step_whose_rate_is_rounded_to_nothing(tmp_path):
+    run = Run(tmp_path)
+    with Events(run.events, lambda event: None) as events:
+        for rate in (0.0, 8.0, 4.0):
+            events.write("step", step=1, samples=16, samples_per_s=rate)
+    assert run.seconds() == RunRecord(tmp_path).seconds == 2 + 4
 
 
 def test_a_run_whose_events_a_power_cut_tore_goes_on_to_the_same_bits(experiment, tmp_path):
