@@ -29,7 +29,7 @@ from bigmodel import cluster, tasks
 from bigmodel.data.prepare import Prepared, prepare
 from bigmodel.errors import CheckpointError, ConfigError, DataError, Interrupted, ResourceError, TrainingError
 from bigmodel.experiment import Check, Experiment, differences
-from bigmodel.training.run import hold, put_whole, refuse_strangers
+from bigmodel.training.run import Run, delete, hold, put_whole, refuse_strangers
 from tune_jobs.journal import Journal, Trial, ranked, read
 from tune_jobs.space import Space, current, space, with_values
 
@@ -44,17 +44,17 @@ SURROUNDINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 Say = Callable[[str], None]
-FOLDERS = ("trials", "repeats", "best", "ray")
-FILES = (
-    "search.yaml",
-    "precision.json",
+TOLD = (
+    "tune_report.json",
+    "tune_report.html",
+    "best.yaml",
     "trials.jsonl",
     "repeats.jsonl",
     "seconds.json",
-    "best.yaml",
-    "tune_report.json",
-    "tune_report.html",
+    "precision.json",
 )
+OWN = (*TOLD, "best", "repeats", "trials", "ray", "search.yaml")
+"""What a search makes, in the order in which it is deleted: last what tells that the folder is a search's."""
 REPEATS = 100
 """Numbers of repeats for each trial: repeat 302 is the third of trial 3."""
 
@@ -88,7 +88,7 @@ def search(experiment: Experiment, check: Check | None = None, fresh: bool = Fal
     refuse(experiment, ranges)
     with hold(folder, "folder of the search", "searching"):
         if not (folder / "search.yaml").exists():
-            refuse_strangers(folder, (*FOLDERS, *FILES), "no search")
+            refuse_strangers(folder, OWN, "no search")
         if fresh:
             clear(folder)
         take_up(folder, experiment)
@@ -146,10 +146,11 @@ def on_gpus(base: Experiment) -> Experiment:
 
 
 def clear(folder: Path) -> None:
-    for name in FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
+    """Delete what the search made. What a kill leaves of it is a search that goes on."""
+    delete(folder, TOLD)
+    for file in (*folder.glob("*/*/run.json"), *folder.glob("best/run.json")):
+        Run(file.parent).clear()
+    delete(folder, OWN)
 
 
 def take_up(folder: Path, experiment: Experiment) -> None:

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from bigmodel.data.progress import EVERY_S
 from bigmodel.experiment import Experiment
-from bigmodel.history.record import RunRecord, number, open_run, section
+from bigmodel.history.record import RunRecord, open_run, section
 from bigmodel.history.sections import Sections, aligned, clock, count, counted, moment, put_sections, value
 from bigmodel.training.display import in_words
-from bigmodel.training.events import Event, Tail
+from bigmodel.training.events import Event, Tail, number
 
 SHOWN = 5  # validations, the last ones
 HAPPENINGS = ("start", "decision", "healing", "damaged_checkpoint", "early_stop")

@@ -8,9 +8,8 @@ import math
 import os
 import platform
 import statistics
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ import yaml
 from bigmodel.data.files import digest
 from bigmodel.errors import ConfigError
 from bigmodel.evaluation.layout import near
-from bigmodel.training.events import Event
+from bigmodel.training.events import Event, number, parsed, seconds_of
 from bigmodel.training.run import is_held
 
 GOALS = {
@@ -264,34 +263,10 @@ def read_json(file: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def parsed(line: bytes) -> Event | None:
-    """The event of a line; None if it is damaged."""
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) and "kind" in event else None
-
-
 def section(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
     """The mapping under a key; {} where there is none."""
     value = tree.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def number(tree: Mapping[str, Any], key: str) -> float | None:
-    """None also for what is not finite, or an integer beyond a float's range."""
-    value = tree.get(key)
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return None
-    return value if abs(value) <= sys.float_info.max else None
-
-
-def seconds_of(steps: list[Event]) -> Iterator[float]:
-    for step in steps:
-        samples, rate = number(step, "samples"), number(step, "samples_per_s")
-        if samples is not None and rate and math.isfinite(seconds := samples / rate):
-            yield seconds
 
 
 # ---- which folders are runs

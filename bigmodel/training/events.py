@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, Self
+
+from bigmodel.errors import ResourceError
 
 START = b'{"kind": "start"'
 
@@ -20,19 +25,21 @@ Listener = Callable[[Event], None]
 
 
 class Events:
-    """Appends to the file and tells the listener. `position` (bytes) goes into checkpoints.
+    """Appends to the file and tells the listener. `position` (bytes) goes into checkpoints. ResourceError if the file
+    cannot be written.
 
     Without a path, as for all workers but the first, nothing is written.
     """
 
     def __init__(self, path: Path | None, listener: Listener) -> None:
         self._path, self._listener = path, listener
-        self._file: IO[bytes] = open(path, "ab") if path else io.BytesIO()
+        with self._writing():
+            self._file: IO[bytes] = open(path, "ab") if path else io.BytesIO()
         self._part = path.with_name(f"{path.name}.part") if path else Path()
 
     @property
     def position(self) -> int:
-        self._file.flush()
+        self.flush()
         return self._file.tell()
 
     def start(self, position: int) -> list[Event]:
@@ -40,45 +47,93 @@ class Events:
         goes on. It is another file then, which is how `Tail` notices."""
         if self._path is None:
             return []
-        self._file.close()
-        written = self._path.read_bytes()
-        self._part.write_bytes(written[:position])
-        self._file = open(self._part, "ab")
-        return _whole(written[position:])
+        with self._writing():
+            self._file.close()
+            written = self._path.read_bytes()
+            end = written.rfind(b"\n", 0, position) + 1  # after a power cut it may be shorter, and end within a line
+            self._part.write_bytes(written[:end])
+            self._file = open(self._part, "ab")
+        return _whole(written[end:])
 
     def begun(self) -> None:
         """The new `start` is written."""
         if self._path is not None:
-            self._file.flush()
-            os.replace(self._part, self._path)
+            self.flush()
+            self.settle()
+            with self._writing():
+                os.replace(self._part, self._path)
+
+    def settle(self) -> None:
+        """Up to the last `position` it is on the disk, not only handed to the system: before a checkpoint tells of it.
+        Another thread may ask for it."""
+        if self._path is not None:
+            with self._writing():
+                os.fsync(self._file.fileno())
 
     def written(self) -> list[Event]:
         """What the file tells so far."""
-        self._file.flush()
+        self.flush()
         return read(self._path) if self._path else []
 
     def write(self, kind: str, **fields: Any) -> None:
         event = {"kind": kind, **fields}
-        self._file.write(json.dumps(event).encode() + b"\n")
+        with self._writing():
+            self._file.write(json.dumps(event).encode() + b"\n")
         self._listener(event)
 
     def flush(self) -> None:
-        self._file.flush()
+        with self._writing():
+            self._file.flush()
 
     def __enter__(self) -> Events:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with suppress(ResourceError) if kind else nullcontext(), self._writing():  # what is under way says why
+            self._file.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """ResourceError where the file cannot be written, such as on a full disk."""
+        try:
+            yield
+        except OSError as e:
+            raise ResourceError(f"{self._path}: the events cannot be written: {e}. The last checkpoint stays") from e
 
 
 def read(path: Path) -> list[Event]:
-    """All whole lines of the file; a line that is still being written is left out."""
+    """All whole lines of the file; one that is still being written, or damaged, is left out."""
     return _whole(path.read_bytes()) if path.exists() else []
 
 
 def _whole(lines: bytes) -> list[Event]:
-    return [json.loads(line) for line in lines.splitlines(keepends=True) if line.endswith(b"\n")]
+    whole = (line for line in lines.splitlines(keepends=True) if line.endswith(b"\n"))
+    return [event for line in whole if (event := parsed(line)) is not None]
+
+
+def parsed(line: bytes) -> Event | None:
+    """The event of a line; None if it is damaged."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and "kind" in event else None
+
+
+def number(tree: Mapping[str, Any], key: str) -> float | None:
+    """None also for what is not finite, or an integer beyond a float's range."""
+    value = tree.get(key)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return value if abs(value) <= sys.float_info.max else None
+
+
+def seconds_of(steps: Iterable[Event]) -> Iterator[float]:
+    """That each step took, as far as it can be told: the rate of a very slow one is rounded to 0."""
+    for step in steps:
+        samples, rate = number(step, "samples"), number(step, "samples_per_s")
+        if samples is not None and rate and math.isfinite(seconds := samples / rate):
+            yield seconds
 
 
 class Follower:
@@ -132,7 +187,8 @@ class Tail(Follower):
                 if not line.endswith(b"\n"):
                     break
                 self._position, self._last = self._position + len(line), line
-                self._listener(json.loads(line))
+                if (event := parsed(line)) is not None:
+                    self._listener(event)
 
 
 def _end(path: Path) -> tuple[int, int, bytes]:

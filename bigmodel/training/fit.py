@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +17,7 @@ import torch
 
 from bigmodel.cores import available_cores
 from bigmodel.data.prepare import Prepared, open_prepared, prepare
-from bigmodel.errors import CheckpointError, Interrupted, ResourceError
+from bigmodel.errors import CheckpointError, Interrupted, ResourceError, first_line
 from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.tasks.base import as_judged
@@ -77,7 +78,8 @@ def fit_in_parts(
     except BaseException as e:
         if begun:
             left = isinstance(e, (Interrupted, KeyboardInterrupt, GeneratorExit))
-            run.write(state="interrupted" if left else "failed")
+            with suppress(ResourceError):  # on a full disk; `e` is what to say
+                run.write(state="interrupted" if left else "failed")
         raise
     finally:
         run.unlock()
@@ -121,18 +123,30 @@ def _finish(experiment: Experiment, prepared: Prepared, run: Run, progress: dict
         "fingerprint": prepared.fingerprint,
         "versions": run.info["versions"],
     }
-    split = "valid" if prepared.size("valid") else "train"
-    golden = [as_judged(trainer.task, row) for row in prepared.rows(split)[:GOLDEN]]
-    for precision in (progress["precision"], "fp32"):
+    try:
+        _leave(trainer, run.model, info, progress["precision"])
+    except Exception as e:
+        if not isinstance(e, OSError) and "(os error " not in str(e):  # as safetensors and tokenizers say it
+            raise
+        why = f"the model cannot be written: {first_line(e)}. The last checkpoint stays"
+        raise ResourceError(f"{run.model}: {why}") from e
+    run.write(state="finished", progress=progress, metrics=best.state["metrics"])
+
+
+def _leave(trainer: Trainer, model: Path, info: dict[str, Any], trained_in: str) -> None:
+    """The model directory, with some rows and their answers."""
+    prepared = trainer.prepared
+    rows = prepared.rows("valid" if prepared.size("valid") else "train")[:GOLDEN]
+    golden = [as_judged(trainer.task, row) for row in rows]
+    for precision in (trained_in, "fp32"):
         info["precision"] = precision
         try:
-            predictor = Predictor(experiment.task, trainer.model, trainer.processor, info, precision=precision)
-            predictor.save(run.model, golden)
+            name = trainer.experiment.task
+            Predictor(name, trainer.model, trainer.processor, info, precision=precision).save(model, golden)
             break
         except ResourceError:  # a GPU trained it in bf16, which this processor cannot compute
             if precision == "fp32":
                 raise
-    run.write(state="finished", progress=progress, metrics=best.state["metrics"])
 
 
 def _decode_as_asked(model: Any, experiment: Experiment) -> None:

@@ -64,8 +64,8 @@ def in_parts(
     first, run = worker.rank == 0, Run(run_path)
     decisions: list[healing.Decision] = run.info.get("decisions", {}).get("healing", [])
     checkpoints = Checkpoints(str(run_path / "checkpoints"), readonly=not first)
-    saver = Saver(checkpoints, experiment.train.keep, experiment.train.keep_every)
     with Events(run_path / "events.jsonl" if first else None, listener) as events, Stop() as stop:
+        saver = Saver(checkpoints, experiment.train.keep, experiment.train.keep_every, events.settle)
         while True:
             trainer = Trainer(experiment, open_prepared(prepared), worker, decisions=decisions)
             _resume(trainer, checkpoints, events, run_path)
@@ -100,6 +100,8 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events, run_path
     if found is not None:
         trainer.restore(found.tensors)
         trainer.progress = Progress(**found.state)
+        # a later one, whole though its best weights are not, would be left in place of what is saved at its step
+        checkpoints.prune(STEP, [name for name in checkpoints.names(STEP) if name <= found.name])
     if lost:
         trainer.progress.best_value, trainer.progress.best_step, trainer.progress.num_worse = None, None, 0
     known = [name for name in checkpoints.names(BEST) if name <= f"{BEST}{trainer.progress.step:08d}"]
@@ -126,10 +128,16 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, events: Events, run_path
     events.begun()
     for name in damaged:
         events.write("damaged_checkpoint", name=name, used=found.name if found else None, lost=name == lost)
-    told = {event["step"] for event in events.written() if event["kind"] == "healing"} if trainer.decisions else ()
+    written = events.written() if trainer.decisions else []
+    told = [_decided(event) for event in written if event["kind"] == "healing"]
     for decision in trainer.decisions:
-        if decision["step"] > trainer.progress.step and decision["step"] not in told:
+        if decision["step"] > trainer.progress.step and _decided(decision) not in told:
             events.write("healing", **decision)
+
+
+def _decided(about: dict[str, Any]) -> tuple[int, str, int | None]:
+    """A step may be decided about again: cut smaller, and smaller still."""
+    return about["step"], about["what"], about.get("to")
 
 
 def _newest(worker: Worker, checkpoints: Checkpoints) -> tuple[Checkpoint | None, list[str], str]:
@@ -217,8 +225,8 @@ def _steps(
     rows, samples = trainer.prepared.rows("valid"), trainer.prepared.samples("valid")
     validate_every = train.validate_every or trainer.order.steps_per_epoch
     log = StepLog(trainer, events, run_path)
-    if train.early_stopping and progress.num_worse >= train.early_stopping:
-        return  # it had ended
+    if _stops_early(trainer, events):
+        return  # it had ended, and what told of it was cut off with what followed the checkpoint
     begin = progress.step
     if begin == trainer.total_steps and progress.best_step is None:  # the best weights are lost: these are left
         _, best = _validate(trainer, events, rows, samples)
@@ -250,8 +258,7 @@ def _steps(
             if log.leaving:
                 raise Preempted(f"a node is to be taken away; the state of step {progress.step:,} is saved")
             raise Interrupted(f"stopped after step {progress.step} of {trainer.total_steps}; the state is saved")
-        if train.early_stopping and progress.num_worse >= train.early_stopping:
-            events.write("early_stop", step=progress.step, best_step=progress.best_step)
+        if _stops_early(trainer, events):
             break
         if validated and progress.step < trainer.total_steps:
             events.flush()
@@ -259,6 +266,15 @@ def _steps(
                 saver.wait()
             yield validated
             log.saved()  # nor is what others do meanwhile
+
+
+def _stops_early(trainer: Trainer, events: Events) -> bool:
+    """Whether too many validations have been no better than the best one: then it is told."""
+    allowed, progress = trainer.experiment.train.early_stopping, trainer.progress
+    if not allowed or progress.num_worse < allowed:
+        return False
+    events.write("early_stop", step=progress.step, best_step=progress.best_step)
+    return True
 
 
 def _validate(trainer: Trainer, events: Events, rows: Any, samples: Any) -> tuple[Event | None, dict[str, Any] | None]:

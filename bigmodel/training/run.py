@@ -22,14 +22,14 @@ import yaml
 
 from bigmodel.errors import CheckpointError, ConfigError, ResourceError, missing
 from bigmodel.experiment import Experiment, differences
-from bigmodel.training.events import read
+from bigmodel.training.events import read, seconds_of
 from bigmodel.training.setback import SETBACK
 
 STOP = "stop"
 """A file of this name asks the run to save and end."""
 
-FOLDERS = ("model", "checkpoints")
-FILES = ("run.json", "experiment.yaml", "events.jsonl", "report.json", SETBACK)
+OWN = ("report.json", "model", "checkpoints", "events.jsonl", SETBACK, "experiment.yaml", "run.json")
+"""What a run makes, in the order in which it is deleted: last what tells that the folder is a run's."""
 QUARANTINE = "quarantine.jsonl"
 
 # What may change between a run and its continuation: who does the work, not what the work is.
@@ -74,8 +74,7 @@ class Run:
 
     def seconds(self) -> float:
         """Spent in training steps so far."""
-        steps = [event for event in read(self.events) if event["kind"] == "step"]
-        return float(sum(step["samples"] / step["samples_per_s"] for step in steps))
+        return float(sum(seconds_of(event for event in read(self.events) if event["kind"] == "step")))
 
     def lock(self) -> None:
         """One process trains in a folder at a time."""
@@ -90,7 +89,7 @@ class Run:
         """ResourceError if the folder holds what a run would replace, and no run made it."""
         if self.info.get("state") != "damaged" and "fingerprint" not in self.info:
             own = [QUARANTINE] if _is_foreign(self.path / QUARANTINE) else []
-            refuse_strangers(self.path, (*FOLDERS, *FILES, *own), "no run")
+            refuse_strangers(self.path, (*OWN, *own), "no run")
 
     def refuse_another(self, experiment: Experiment) -> None:
         """ConfigError if the folder holds a run of another experiment that has trained; CheckpointError if it cannot
@@ -149,11 +148,13 @@ class Run:
             )
 
     def clear(self) -> None:
-        """Delete what the run made; the lock stays."""
-        for name in FOLDERS:
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in FILES:
-            (self.path / name).unlink(missing_ok=True)
+        """Delete what the run made; the lock stays. What a kill leaves of it is a run that goes on."""
+        if self.finished:
+            with suppress(ResourceError):  # on a full disk, where this makes room
+                self.write(state="interrupted", progress={}, metrics={})
+        for manifest in self.checkpoints.glob("step-*/manifest.json"):  # before the best weights that they name
+            manifest.unlink()
+        delete(self.path, OWN)
         self.info = {}
 
     def write(self, **changes: Any) -> None:
@@ -168,6 +169,15 @@ def refuse_strangers(folder: Path, names: Iterable[str], nobody: str) -> None:
         raise ResourceError(f"{folder} holds {' and '.join(there)} that {nobody} made. Name another output")
 
 
+def delete(folder: Path, names: Iterable[str]) -> None:
+    """What is there of these files and folders, in their order."""
+    for name in names:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
 def _is_foreign(quarantine: Path) -> bool:
     """Whether it holds other lines than those of refused rows, which are written before a folder is a run's."""
     with suppress(FileNotFoundError), open(quarantine, "rb") as file:
@@ -176,10 +186,18 @@ def _is_foreign(quarantine: Path) -> bool:
 
 
 def put_whole(file: Path, text: str) -> None:
-    """As a whole or not at all."""
+    """As a whole or not at all, also after a power cut. ResourceError if it cannot be written."""
     part = file.with_name(f"{file.name}.{os.getpid()}")
-    part.write_text(text, "utf-8")
-    os.replace(part, file)
+    try:
+        with open(part, "w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, file)
+    except OSError as e:
+        with suppress(OSError):
+            part.unlink()
+        raise ResourceError(f"{file}: cannot be written: {e.strerror}") from e
 
 
 def hold(folder: Path, what: str, doing: str) -> IO[str]:

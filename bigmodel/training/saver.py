@@ -30,12 +30,15 @@ class Saver:
 
     keep         newest checkpoints that stay
     keep_every   of each so many optimiser steps the first checkpoint stays besides; 0 is none
+    settle       sees to it that what a checkpoint tells of beside itself is on the disk
 
     One save is under way at a time. What fails in it, a ResourceError, is raised by the next `save` or `wait`.
     """
 
-    def __init__(self, checkpoints: Checkpoints, keep: int, keep_every: int = 0) -> None:
-        self._checkpoints, self._keep, self._keep_every = checkpoints, keep, keep_every
+    def __init__(
+        self, checkpoints: Checkpoints, keep: int, keep_every: int = 0, settle: Callable[[], None] = lambda: None
+    ) -> None:
+        self._checkpoints, self._keep, self._keep_every, self._settle = checkpoints, keep, keep_every, settle
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._copies: dict[tuple[str, str, str], Tensor] = {}
@@ -116,6 +119,7 @@ class Saver:
         return copy
 
     def _publish(self, saves: Sequence[tuple[str, Groups, State]]) -> None:
+        self._settle()
         for name, tensors, state in saves:
             self._checkpoints.save(name, tensors, state)
         newest, _, state = saves[-1]

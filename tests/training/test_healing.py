@@ -23,7 +23,7 @@ from bigmodel.data.prepare import prepare
 from bigmodel.errors import ResourceError, TrainingError
 from bigmodel.experiment import Experiment, TokenizerConfig, TrainConfig, change
 from bigmodel.tasks import exact_tokenizer
-from bigmodel.training import healing
+from bigmodel.training import healing, steplog
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit, fit_in_parts
@@ -273,6 +273,26 @@ def test_a_checkpoint_is_never_of_weights_that_are_no_numbers(experiment, monkey
     [made] = run.info["decisions"]["healing"]
     assert (made["what"], made["step"], made["why"]) == ("skip", 6, "the weights after it are no numbers")
     assert 6 not in [number for number, _ in steps(run.path)] and run.finished
+
+
+def test_a_second_decision_about_a_step_is_told_too(experiment, monkeypatch):
+    """With a checkpoint between the two, after which the events tell of the first."""
+    step, short = Trainer.step, list[int]()
+
+    def falls_short(self: Trainer) -> dict[str, Any]:
+        if self.progress.step == 9 and len(short) < 2:
+            short.append(10)
+            raise healing.Unusable(10, "short", memory=True)
+        monkeypatch.setattr(steplog, "CHECKPOINT_S", 0.0 if len(short) == 1 else 30.0)
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", falls_short)
+    monkeypatch.setattr(steplog, "FLUSH", 1)
+    said: list[dict[str, Any]] = []
+    run = fit(experiment("train.validate_every=100"), listener=said.append)
+    made = [{"kind": "healing", **decision} for decision in run.info["decisions"]["healing"]]
+    assert [decision["to"] for decision in made] == [2, 4]
+    assert healed(run.path) == made == [event for event in said if event["kind"] == "healing"]
 
 
 def test_a_spike_heals_and_is_one_again_after_an_interruption(experiment, tmp_path):

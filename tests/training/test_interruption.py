@@ -1,7 +1,9 @@
 """A run that is stopped or killed goes on where it was, with the same command and to the same bits."""
 
 import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +192,24 @@ def test_damaged_best_weights_are_trained_again_where_a_checkpoint_before_them_i
     assert sha256(again.path) == sha256(unbroken) and steps(again.path) == steps(unbroken)
 
 
+def test_a_checkpoint_whose_best_weights_were_damaged_is_not_left_among_those_made_anew(experiment):
+    """It tells where in the events it stands, and those are others now."""
+    wanted = experiment("train.checkpoint_every=7", "train.keep=100")
+    run = fit(wanted)
+    whole, told = sha256(run.path), steps(run.path)
+    checkpoints, saves = Checkpoints(str(run.checkpoints)), [f"{STEP}{step:08d}" for step in (7, 11)]
+    assert damage_best(run) == f"{BEST}{11:08d}"
+    checkpoints.prune(STEP, saves)
+    parts = fit_in_parts(wanted)
+    assert next(parts)["step"] == 11
+    parts.close()
+    assert checkpoints.names(STEP) == saves
+    before = run.events.read_bytes()[: (checkpoints.state(saves[-1]) or {})["events"]].splitlines(keepends=True)
+    assert before[-1].endswith(b"\n") and json.loads(before[-1])["step"] == 11
+    again = fit(wanted)
+    assert sha256(again.path) == whole and steps(again.path) == told
+
+
 @pytest.mark.parametrize("ended", [True, False])
 def test_damaged_best_weights_are_given_up_where_no_checkpoint_before_them_is_left(experiment, ended):
     run = fit(experiment(*CHANGES, "train.keep=100"))
@@ -206,6 +226,59 @@ def test_damaged_best_weights_are_given_up_where_no_checkpoint_before_them_is_le
     scored = [event for event in read(again.events) if event["kind"] == "validation" and event["step"] == kept][-1]
     assert again.finished and kept > step and scored["best"]
     assert again.info["metrics"]["accuracy"] == scored["accuracy"]
+
+
+class Killed(BaseException):
+    """What stands for a SIGKILL where it must hit an exact place."""
+
+
+def test_killed_while_fresh_deletes_the_same_command_trains_to_the_same_bits(experiment, tmp_path, monkeypatch):
+    run = fit(experiment("train.checkpoint_every=5"))
+    whole, told = sha256(run.path), steps(run.path)
+    run.report.write_text("{}")
+    deleted: list[object] = []
+
+    def counted(delete: Any) -> Any:
+        def once(*what: Any, **where: Any) -> None:
+            if len(deleted) == allowed:
+                raise Killed
+            deleted.append(what)
+            delete(*what, **where)
+
+        return once
+
+    monkeypatch.setattr(os, "unlink", counted(os.unlink))
+    monkeypatch.setattr(os, "rmdir", counted(os.rmdir))
+    allowed = -1
+    shutil.copytree(run.path, tmp_path / "gone")
+    Run(tmp_path / "gone").clear()
+    assert [path.name for path in (tmp_path / "gone").iterdir()] == [".lock", "quarantine.jsonl"]
+    for number in range(0, len(deleted), 4):
+        folder = tmp_path / f"killed-{number}"
+        shutil.copytree(run.path, folder)
+        deleted.clear()
+        allowed = number
+        with pytest.raises(Killed):
+            Run(folder).clear()
+        allowed = -1
+        again = fit(experiment("train.checkpoint_every=5", f"output={folder}"))
+        assert sha256(again.path) == whole and steps(again.path) == told
+        assert number == 0 or not again.report.exists(), "it was of the model before"
+
+
+def test_an_early_stop_is_told_once_though_a_kill_followed_it(experiment, tmp_path):
+    wanted = experiment("train.epochs=30", "train.early_stopping=2")
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["kind"] == "early_stop":
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(wanted, listener=kill)
+    run = fit(wanted)
+    assert [event["kind"] for event in read(run.events)[-3:]] == ["start", "early_stop", "end"]
+    assert [event["kind"] for event in read(run.events)].count("early_stop") == 1
+    assert run.info["progress"]["step"] == steps(run.path)[-1][0] < 330
 
 
 def test_the_precision_decided_is_told_though_no_checkpoint_was_reached(experiment):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from bigmodel.training.run import Run
 from tune_jobs.journal import Journal, Trial, read
 from tune_jobs.population import Population
 from tune_jobs.propose import Proposals
-from tune_jobs.search import all_of, search, seconds, take_up, timed
+from tune_jobs.search import all_of, clear, search, seconds, take_up, timed
 from tune_jobs.space import space, with_values
 from tune_jobs.trial import TrialTrainable
 from tune_jobs.tune import tune
@@ -343,6 +344,33 @@ def test_a_search_that_has_found_nothing_is_replaced_by_another(experiment, tmp_
     (tmp_path / "search.yaml").write_text("{")
     with pytest.raises(CheckpointError, match="what search this is cannot be read. --fresh starts over"):
         take_up(tmp_path, first)
+
+
+def test_what_a_kill_leaves_of_a_search_that_is_deleted_is_one_that_goes_on(experiment, tmp_path, monkeypatch):
+    """After each deletion: it is a search's folder to the last, no trial counts as done whose run is not whole, and no
+    run as finished whose model is not there."""
+    folder = tmp_path / "search"
+    trial = folder / "trials" / "000"
+    fit(experiment(f"output={trial}"))
+    shutil.copytree(trial, folder / "best")
+    (folder / "search.yaml").write_text(experiment().to_yaml())
+    Journal(folder / "trials.jsonl").end(Trial(0, state="finished", curve=[(11, 0.5)]))
+    whole = {file for file in trial.rglob("*") if file.is_file()}
+
+    def looked(delete: Any) -> Any:
+        def once(*what: Any, **where: Any) -> None:
+            delete(*what, **where)
+            assert (folder / "search.yaml").exists() or [path.name for path in folder.iterdir()] == []
+            assert not (folder / "trials.jsonl").exists() or all(file.exists() for file in whole)
+            for run in (trial, folder / "best"):
+                assert not Run(run).finished or (run / "model" / "model.safetensors").exists()
+
+        return once
+
+    for name in ("unlink", "rmdir"):
+        monkeypatch.setattr(os, name, looked(getattr(os, name)))
+    clear(folder)
+    assert not list(folder.iterdir())
 
 
 def test_the_seconds_of_a_search_are_those_of_all_its_parts(tmp_path):
