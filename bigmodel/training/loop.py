@@ -216,7 +216,7 @@ def _steps(
     train, progress = trainer.experiment.train, trainer.progress
     rows, samples = trainer.prepared.rows("valid"), trainer.prepared.samples("valid")
     validate_every = train.validate_every or trainer.order.steps_per_epoch
-    log = StepLog(trainer, events, run_path)
+    log = StepLog(trainer, events, stop, run_path)
     if train.early_stopping and progress.num_worse >= train.early_stopping:
         return  # it had ended
     begin = progress.step
@@ -232,10 +232,10 @@ def _steps(
         if progress.step == begin + 1:
             saver.reserve(trainer.tensors())  # of the first step: before it the optimiser has no state
         validate = progress.step % validate_every == 0 or progress.step == trainer.total_steps
-        save = validate or stop.asked or (train.checkpoint_every and progress.step % train.checkpoint_every == 0)
+        save = validate or log.stops or (train.checkpoint_every and progress.step % train.checkpoint_every == 0)
         if save or log.full:
             log.flush()
-        save = save or log.stop_asked or log.leaving or (log.checkpoint_due and not train.checkpoint_every)
+        save = save or log.stops or log.leaving or (log.checkpoint_due and not train.checkpoint_every)
         if save and not trainer.is_finite():
             raise healing.Unusable(progress.step, "the weights after it are no numbers")
         validated, best = _validate(trainer, events, rows, samples) if validate else (None, None)
@@ -244,7 +244,7 @@ def _steps(
             better = ({"model": trainer.weights(averaged=True)}, best) if best is not None else None
             saver.save(trainer.tensors(), vars(progress), better)
             log.saved()  # validation and saving are not training
-        if stop.asked or log.stop_asked or log.leaving:
+        if log.stops or log.leaving:
             events.flush()
             saver.wait()
             if log.leaving:
