@@ -19,11 +19,12 @@ BEFORE = 50  # steps whose median loss a spike is measured by
 
 
 class Unusable(Exception):
-    """A step, counted from 1, that cannot be taken."""
+    """A step, counted from 1, that cannot be taken. Not `sure`: one of those before it may have spoilt the weights, and
+    they are taken again, each looked at by itself."""
 
-    def __init__(self, step: int, why: str, memory: bool = False) -> None:
-        super().__init__(why)
-        self.step, self.why, self.memory = step, why, memory
+    def __init__(self, step: int, why: str, memory: bool = False, sure: bool = True) -> None:
+        super().__init__(step, why, memory, sure)
+        self.step, self.why, self.memory, self.sure = step, why, memory, sure
 
 
 class Spikes:

@@ -65,6 +65,7 @@ def in_parts(
     decisions: list[healing.Decision] = run.info.get("decisions", {}).get("healing", [])
     checkpoints = Checkpoints(str(run_path / "checkpoints"), readonly=not first)
     saver = Saver(checkpoints, experiment.train.keep, experiment.train.keep_every)
+    doubtful = 0
     with Events(run_path / "events.jsonl" if first else None, listener) as events, Stop() as stop:
         while True:
             trainer = Trainer(experiment, open_prepared(prepared), worker, decisions=decisions)
@@ -76,18 +77,19 @@ def in_parts(
                     _decide_precision(trainer, Run(run_path), events)
                     trainer.wrap()
                     with trainer.ahead:
-                        yield from _steps(trainer, saver, events, stop, run_path, settled)
+                        yield from _steps(trainer, saver, events, stop, run_path, settled, doubtful)
                 break
             except healing.Unusable as e:
-                found = healing.Unusable(e.step, e.why, e.memory)  # without the frames, which hold on to what filled up
+                found = healing.Unusable(*e.args)  # without the frames, which hold on to what filled up
             except RuntimeError as e:
                 if not (lacks := deterministic.lacking(e)):
                     raise
                 found = None
             if found is None:
                 _allow_any_kernel(trainer, run, lacks)
-            else:
+            elif found.sure:
                 decisions = _heal(trainer, run, found)
+            doubtful = 0 if found is None or found.sure else found.step
             del trainer
             gc.collect()  # before another one is built
         events.write("end", step=trainer.progress.step, seconds=trainer.progress.seconds)
@@ -211,12 +213,12 @@ def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
 
 
 def _steps(
-    trainer: Trainer, saver: Saver, events: Events, stop: Stop, run_path: Path, settled: bool
+    trainer: Trainer, saver: Saver, events: Events, stop: Stop, run_path: Path, settled: bool, doubtful: int
 ) -> Generator[Event, None, None]:
     train, progress = trainer.experiment.train, trainer.progress
     rows, samples = trainer.prepared.rows("valid"), trainer.prepared.samples("valid")
     validate_every = train.validate_every or trainer.order.steps_per_epoch
-    log = StepLog(trainer, events, stop, run_path)
+    log = StepLog(trainer, events, stop, run_path, doubtful)
     if train.early_stopping and progress.num_worse >= train.early_stopping:
         return  # it had ended
     begin = progress.step
@@ -236,8 +238,6 @@ def _steps(
         if save or log.full:
             log.flush()
         save = save or log.stops or log.leaving or (log.checkpoint_due and not train.checkpoint_every)
-        if save and not trainer.is_finite():
-            raise healing.Unusable(progress.step, "the weights after it are no numbers")
         validated, best = _validate(trainer, events, rows, samples) if validate else (None, None)
         if save:
             progress.events = events.position

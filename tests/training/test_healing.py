@@ -23,7 +23,7 @@ from bigmodel.data.prepare import prepare
 from bigmodel.errors import ResourceError, TrainingError
 from bigmodel.experiment import Experiment, TokenizerConfig, TrainConfig, change
 from bigmodel.tasks import exact_tokenizer
-from bigmodel.training import healing
+from bigmodel.training import healing, steplog
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit, fit_in_parts
@@ -273,6 +273,42 @@ def test_a_checkpoint_is_never_of_weights_that_are_no_numbers(experiment, monkey
     [made] = run.info["decisions"]["healing"]
     assert (made["what"], made["step"], made["why"]) == ("skip", 6, "the weights after it are no numbers")
     assert 6 not in [number for number, _ in steps(run.path)] and run.finished
+
+
+@pytest.mark.parametrize("clock", [0.0, 1e9])
+def test_whose_weights_are_no_numbers_does_not_depend_on_when_a_checkpoint_is_due(experiment, monkeypatch, clock):
+    """By the clock one is due after each look, or never. The step after it has a loss that is none."""
+    monkeypatch.setattr(Trainer, "step", spoils(Trainer.step))
+    monkeypatch.setattr(steplog, "CHECKPOINT_S", clock)
+    run = fit(experiment())
+    [made] = run.info["decisions"]["healing"]
+    assert (made["what"], made["step"], made["why"]) == ("skip", 6, "the weights after it are no numbers")
+    assert [number for number, _ in steps(run.path)] == [1, 2, 3, 4, 5, *range(7, run.info["progress"]["step"] + 1)]
+
+
+def test_all_workers_look_again_which_step_spoilt_the_weights(experiment, tmp_path):
+    wanted = experiment("train.exact=true")
+    alone, told = on(1, wanted, tmp_path, work_that_diverges)
+    two, theirs = on(2, wanted, tmp_path, work_that_diverges)
+    assert theirs == told and same_bits(alone, two)
+    assert 6 not in [dict(event)["step"] for event in told if dict(event)["kind"] == "step"]
+
+
+def spoils(step: Callable[[Trainer], dict[str, Any]]) -> Callable[[Trainer], dict[str, Any]]:
+    """A step that leaves no numbers in the weights, the sixth time, with a loss and a gradient that are numbers."""
+
+    def spoilt(self: Trainer) -> dict[str, Any]:
+        happened = step(self)
+        if self.progress.step == 6:
+            self.trained[0].data[:] = torch.inf
+        return happened
+
+    return spoilt
+
+
+def work_that_diverges(*given: Any) -> None:
+    Trainer.step = spoils(Trainer.step)  # type: ignore[method-assign]
+    work(*given)
 
 
 def test_a_spike_heals_and_is_one_again_after_an_interruption(experiment, tmp_path):
