@@ -68,12 +68,13 @@ def in_parts(
     doubtful = 0
     with Events(run_path / "events.jsonl" if first else None, listener) as events, Stop() as stop:
         while True:
-            trainer = Trainer(experiment, open_prepared(prepared), worker, decisions=decisions)
-            _resume(trainer, checkpoints, events, run_path)
+            with healing.held():
+                trainer = Trainer(experiment, open_prepared(prepared), worker, decisions=decisions)
+                _resume(trainer, checkpoints, events, run_path)
             if lacks := Run(run_path).info.get("decisions", {}).get("nondeterministic"):
                 events.write("decision", what="nondeterministic", choice=lacks)
             try:
-                with deterministic.kernels(worker.device, wanted=not lacks), saver:
+                with healing.held(), deterministic.kernels(worker.device, wanted=not lacks), saver:
                     _decide_precision(trainer, Run(run_path), events)
                     trainer.wrap()
                     with trainer.ahead:

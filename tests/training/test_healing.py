@@ -27,6 +27,7 @@ from bigmodel.training import healing, steplog
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit, fit_in_parts
+from bigmodel.training.saver import Saver
 from bigmodel.training.trainer import Trainer, Worker
 
 BAD_LINE = 42
@@ -214,6 +215,23 @@ fit(Experiment.model_validate(json.load(open("tree.json"))), listener=listen)
     assert [decision["to"] for decision in made] == [2 ** (i + 1) for i in range(len(made))]
     sizes = [event["samples"] for event in read(tmp_path / "run" / "events.jsonl") if event["kind"] == "step"]
     assert max(sizes) == 160 and len(sizes) == 6
+
+
+def test_a_model_that_no_memory_holds_is_said(experiment):
+    with pytest.raises(ResourceError, match=r"^out of memory: .*can't allocate memory.* Lower the size of the model"):
+        fit(experiment("model.hidden_size=6000000"))
+
+
+@pytest.mark.parametrize(("whose", "doing"), [(Saver, "_copy_of"), (Saver, "_copied"), (Checkpoints, "load")])
+def test_short_of_memory_outside_of_a_step_it_says_so(experiment, monkeypatch, whose, doing):
+    """Before the copies of a checkpoint, at one, and once the best weights are taken up."""
+
+    def short(*given: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(whose, doing, short)
+    with pytest.raises(ResourceError, match=r"^out of memory: MemoryError\. The model, its optimiser's state and"):
+        fit(experiment())
 
 
 @pytest.mark.parametrize("exact", ["false", "true"])
