@@ -279,7 +279,7 @@ class TrainConfig(Section):
     """Shards that each batch is cut into under `exact`, and the most workers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto gives each worker a GPU where there are enough of them."""
-    threads: Count = 0
+    threads: Annotated[int, Field(ge=0, le=4096)] = 0
     """Threads of each worker; 0 shares the machine's cores among the workers. Augmentation takes one more where a core
     is left."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -145,6 +145,13 @@ def is_ours(model: Mapping[str, Any]) -> bool:
     return model.get("type") in {_config_of(own).model_type for own in OURS}
 
 
+def uses_all(model: Mapping[str, Any], task: str) -> bool:
+    """Whether it is known of the section's model that each loss reaches all its parameters. Others may hold some that
+    they never use, or leave out layers by chance."""
+    asked = any(value is True or "layerdrop" in name for name, value in model.items())  # for more than the usual parts
+    return is_ours(model) or (model.get("type") in DEFAULTS.get(task, {}) and not asked)
+
+
 def build(model: Mapping[str, Any], learnt: Mapping[str, Any], task: str) -> PreTrainedModel:
     """The model that an experiment's section and the training data describe, in fp32 on the CPU.
 

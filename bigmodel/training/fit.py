@@ -21,7 +21,7 @@ from bigmodel.errors import CheckpointError, Interrupted, ResourceError, first_l
 from bigmodel.experiment import Experiment
 from bigmodel.predictor import Predictor
 from bigmodel.tasks.base import as_judged
-from bigmodel.training import loop, on_ray
+from bigmodel.training import healing, loop, on_ray
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import Event, Listener
 from bigmodel.training.run import STOP, Run
@@ -74,7 +74,8 @@ def fit_in_parts(
         else:
             (run.path / STOP).unlink(missing_ok=True)
             progress = yield from _train(experiment, data, run, listener, settled, cores)
-            _finish(experiment, data, run, progress)
+            with healing.held():
+                _finish(experiment, data, run, progress)
     except BaseException as e:
         if begun:
             left = isinstance(e, (Interrupted, KeyboardInterrupt, GeneratorExit))

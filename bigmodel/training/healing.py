@@ -8,22 +8,40 @@ from __future__ import annotations
 
 import statistics
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from bigmodel.errors import ResourceError, TrainingError
+from bigmodel.errors import ResourceError, TrainingError, out_of_memory
 from bigmodel.experiment import TrainConfig
+from bigmodel.models.fields import root_message
 
 Decision = dict[str, Any]  # what: skip or accumulate; step, from 1; why; rows (file, line) of a skipped batch; to
 BEFORE = 50  # steps whose median loss a spike is measured by
 
 
 class Unusable(Exception):
-    """A step, counted from 1, that cannot be taken."""
+    """A step, counted from 1, that cannot be taken. Not `sure`: one of those before it may have spoilt the weights, and
+    they are taken again, each looked at by itself."""
 
-    def __init__(self, step: int, why: str, memory: bool = False) -> None:
-        super().__init__(why)
-        self.step, self.why, self.memory = step, why, memory
+    def __init__(self, step: int, why: str, memory: bool = False, sure: bool = True) -> None:
+        super().__init__(step, why, memory, sure)
+        self.step, self.why, self.memory, self.sure = step, why, memory, sure
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """ResourceError where what a run holds the whole time, which smaller pieces of a batch would not change, does not
+    fit into memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        if not out_of_memory(e):
+            raise
+        raise ResourceError(
+            f"out of memory: {root_message(e)}. The model, its optimiser's state and the copies for a checkpoint do "
+            "not fit. Lower the size of the model, or train where there is more memory"
+        ) from e
 
 
 class Spikes:

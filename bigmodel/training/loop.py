@@ -64,30 +64,33 @@ def in_parts(
     first, run = worker.rank == 0, Run(run_path)
     decisions: list[healing.Decision] = run.info.get("decisions", {}).get("healing", [])
     checkpoints = Checkpoints(str(run_path / "checkpoints"), readonly=not first)
+    doubtful = 0
     with Events(run_path / "events.jsonl" if first else None, listener) as events, Stop() as stop:
         saver = Saver(checkpoints, experiment.train.keep, experiment.train.keep_every, events.settle)
         while True:
-            trainer = Trainer(experiment, open_prepared(prepared), worker, decisions=decisions)
-            _resume(trainer, checkpoints, events, run_path)
+            with healing.held():
+                trainer = Trainer(experiment, open_prepared(prepared), worker, decisions=decisions)
+                _resume(trainer, checkpoints, events, run_path)
             if lacks := Run(run_path).info.get("decisions", {}).get("nondeterministic"):
                 events.write("decision", what="nondeterministic", choice=lacks)
             try:
-                with deterministic.kernels(worker.device, wanted=not lacks), saver:
+                with healing.held(), deterministic.kernels(worker.device, wanted=not lacks), saver:
                     _decide_precision(trainer, Run(run_path), events)
                     trainer.wrap()
                     with trainer.ahead:
-                        yield from _steps(trainer, saver, events, stop, run_path, settled)
+                        yield from _steps(trainer, saver, events, stop, run_path, settled, doubtful)
                 break
             except healing.Unusable as e:
-                found = healing.Unusable(e.step, e.why, e.memory)  # without the frames, which hold on to what filled up
+                found = healing.Unusable(*e.args)  # without the frames, which hold on to what filled up
             except RuntimeError as e:
                 if not (lacks := deterministic.lacking(e)):
                     raise
                 found = None
             if found is None:
                 _allow_any_kernel(trainer, run, lacks)
-            else:
+            elif found.sure:
                 decisions = _heal(trainer, run, found)
+            doubtful = 0 if found is None or found.sure else found.step
             del trainer
             gc.collect()  # before another one is built
         events.write("end", step=trainer.progress.step, seconds=trainer.progress.seconds)
@@ -219,12 +222,12 @@ def _decide_precision(trainer: Trainer, run: Run, events: Events) -> None:
 
 
 def _steps(
-    trainer: Trainer, saver: Saver, events: Events, stop: Stop, run_path: Path, settled: bool
+    trainer: Trainer, saver: Saver, events: Events, stop: Stop, run_path: Path, settled: bool, doubtful: int
 ) -> Generator[Event, None, None]:
     train, progress = trainer.experiment.train, trainer.progress
     rows, samples = trainer.prepared.rows("valid"), trainer.prepared.samples("valid")
     validate_every = train.validate_every or trainer.order.steps_per_epoch
-    log = StepLog(trainer, events, run_path)
+    log = StepLog(trainer, events, stop, run_path, doubtful)
     if _stops_early(trainer, events):
         return  # it had ended, and what told of it was cut off with what followed the checkpoint
     begin = progress.step
@@ -240,19 +243,17 @@ def _steps(
         if progress.step == begin + 1:
             saver.reserve(trainer.tensors())  # of the first step: before it the optimiser has no state
         validate = progress.step % validate_every == 0 or progress.step == trainer.total_steps
-        save = validate or stop.asked or (train.checkpoint_every and progress.step % train.checkpoint_every == 0)
+        save = validate or log.stops or (train.checkpoint_every and progress.step % train.checkpoint_every == 0)
         if save or log.full:
             log.flush()
-        save = save or log.stop_asked or log.leaving or (log.checkpoint_due and not train.checkpoint_every)
-        if save and not trainer.is_finite():
-            raise healing.Unusable(progress.step, "the weights after it are no numbers")
+        save = save or log.stops or log.leaving or (log.checkpoint_due and not train.checkpoint_every)
         validated, best = _validate(trainer, events, rows, samples) if validate else (None, None)
         if save:
             progress.events = events.position
             better = ({"model": trainer.weights(averaged=True)}, best) if best is not None else None
             saver.save(trainer.tensors(), vars(progress), better)
             log.saved()  # validation and saving are not training
-        if stop.asked or log.stop_asked or log.leaving:
+        if log.stops or log.leaving:
             events.flush()
             saver.wait()
             if log.leaving:

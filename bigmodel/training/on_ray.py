@@ -71,9 +71,14 @@ def _scaling(experiment: Experiment, nodes: Sequence[Mapping[str, float]]) -> di
     if room < least:
         each = f", of {threads} threads each" if threads > 1 else ""
         where = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
+        fewer = range(min(threads - 1, int(cpus)), 0, -1)
+        lower = next((count for count in fewer if cluster.places(nodes, wanted(count)) >= least), 0)
+        ways = [f"ask for at most {room} workers"] if room else []
+        ways += [f"lower train.threads to at most {lower}"] if lower else []
+        advice = ", ".join([*ways, "or add nodes" if ways else "add nodes"])
         raise ResourceError(
             f"train.workers is {train.workers}{each}; the cluster has {cpus:g} CPUs{where}. "
-            f"Ask for at most {room} workers, or add nodes"
+            f"{advice[0].upper()}{advice[1:]}"
         )
     return {"threads": threads, "use_gpu": use_gpu, "resources_per_worker": wanted(threads)}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from bigmodel import models
 from bigmodel.data.order import Ids
 
 
@@ -24,7 +25,10 @@ class SharedGradients:
             if not change:  # else the first worker's would be sent before each forward pass
                 constant = [name for name, _ in trainer.model.named_buffers()]
                 DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(trainer.model, constant)
-            self._model = DistributedDataParallel(trainer.model, devices, gradient_as_bucket_view=True)
+            strange = not models.uses_all(trainer.experiment.model, trainer.experiment.task)
+            self._model = DistributedDataParallel(
+                trainer.model, devices, find_unused_parameters=strange, gradient_as_bucket_view=True
+            )
 
     def cut(self, ids: Ids, step: int) -> list[Ids]:
         pieces: list[Ids] = self._trainer.pieces(ids, step)

@@ -153,6 +153,7 @@ OVERRIDES = {
     "optim.lr.x=1": ["optim.lr.x: 'lr' is not a section"],
     "data.text.x=1": ["data.text.x: 'text' is not a section"],
     "optim..lr=1": ["optim has no field ''. Fields: ..."],
+    "train.threads=10000000000000": ["train.threads is 10000000000000, but must be at most 4096"],
     "optim.betas=[0.9]": ["optim.betas is [0.9], but must be a list of two numbers"],
     "optim={lr: abc}": ["optim.lr is 'abc', but must be a number"],
     "nosuch.key=1": ["the experiment has no field 'nosuch'. Fields: ..."],

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from contract.members import SMALL, Member
+from contract.members import ENCODER, MEMBERS, SMALL, Member
 
+from bigmodel import models
 from bigmodel.data.prepare import prepare
 from bigmodel.errors import ConfigError
 from bigmodel.experiment import Experiment, change
@@ -141,6 +142,33 @@ def test_the_fast_mode_on_two_workers_agrees_in_every_task(task, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) > 5
     for name, tensor in alone.tensors["model"].items():
         torch.testing.assert_close(two.tensors["model"][name], tensor, rtol=1e-5, atol=1e-5)
+
+
+def test_two_workers_leave_alone_what_no_loss_reaches_as_one_does(tmp_path):
+    """A decoder's view of an encoder that is not there: without a gradient nothing decays."""
+    model = {"type": "transformer", "is_decoder": True, "add_cross_attention": True, "hidden_dropout_prob": 0.0}
+    member = Member("decoder", "text-classification", {**model, "attention_probs_dropout_prob": 0.0, **ENCODER})
+    plain = ("optim.type=gd", "optim.lr=0.05", "optim.weight_decay=0.5", "train.epochs=3", "train.accumulate=2")
+    wanted = change(member.experiment(tmp_path), plain)
+    (alone, here), (two, there) = on(0, wanted, tmp_path), on(2, wanted, tmp_path)
+    losses = [[dict(step)["loss"] for step in steps] for steps in (here, there)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) > 5
+    for name, tensor in alone.tensors["model"].items():
+        torch.testing.assert_close(two.tensors["model"][name], tensor, rtol=1e-5, atol=1e-5)
+    unused = [name for name in alone.tensors["model"] if "crossattention" in name]
+    assert unused and all(torch.equal(two.tensors["model"][name], alone.tensors["model"][name]) for name in unused)
+
+
+KNOWN = [member for member in MEMBERS if models.uses_all(member.model, member.task)]
+
+
+@pytest.mark.parametrize("member", KNOWN, ids=[f"{member.name}, {member.task}" for member in KNOWN])
+def test_each_loss_reaches_every_parameter_of_a_model_of_ours(member, tmp_path):
+    wanted = change(member.experiment(tmp_path), [])
+    trainer = Trainer(wanted, prepare(wanted), Worker())
+    trainer.wrap()
+    trainer.gradients(trainer.order.batch(0), 0)
+    assert [name for name, p in trainer.model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_a_run_that_grows_and_shrinks_on_the_way_ends_at_the_same_bits(experiment, tmp_path, ray_here):

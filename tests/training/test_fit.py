@@ -243,7 +243,11 @@ def test_a_loss_that_is_no_number_is_said_by_a_worker_too_and_not_tried_again(ex
     [
         (["train.workers=64"], "train.workers is 64.*the cluster has 4 CPUs"),
         (["train.workers=5..8"], "train.workers is 5..8; the cluster has 4 CPUs. Ask for at most 4 workers"),
-        (["train.workers=3", "train.threads=2"], "of 2 threads each; the cluster has 4 CPUs"),
+        (
+            ["train.workers=3", "train.threads=2"],
+            "of 2 threads each; the cluster has 4 CPUs. Ask for at most 2 workers, lower train.threads to at most 1",
+        ),
+        (["train.workers=2", "train.threads=9"], "has 4 CPUs. Lower train.threads to at most 2, or add nodes"),
         (["train.workers=1", "train.device=cuda"], "the cluster has 0 GPUs"),
     ],
 )

@@ -27,6 +27,7 @@ from bigmodel.training import healing, steplog
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit, fit_in_parts
+from bigmodel.training.saver import Saver
 from bigmodel.training.trainer import Trainer, Worker
 
 BAD_LINE = 42
@@ -216,6 +217,23 @@ fit(Experiment.model_validate(json.load(open("tree.json"))), listener=listen)
     assert max(sizes) == 160 and len(sizes) == 6
 
 
+def test_a_model_that_no_memory_holds_is_said(experiment):
+    with pytest.raises(ResourceError, match=r"^out of memory: .*can't allocate memory.* Lower the size of the model"):
+        fit(experiment("model.hidden_size=6000000"))
+
+
+@pytest.mark.parametrize(("whose", "doing"), [(Saver, "_copy_of"), (Saver, "_copied"), (Checkpoints, "load")])
+def test_short_of_memory_outside_of_a_step_it_says_so(experiment, monkeypatch, whose, doing):
+    """Before the copies of a checkpoint, at one, and once the best weights are taken up."""
+
+    def short(*given: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(whose, doing, short)
+    with pytest.raises(ResourceError, match=r"^out of memory: MemoryError\. The model, its optimiser's state and"):
+        fit(experiment())
+
+
 @pytest.mark.parametrize("exact", ["false", "true"])
 def test_what_was_augmented_ahead_is_let_go_where_a_step_is_passed_over(poisoned, tmp_path, monkeypatch, exact):
     read, found = Trainer.read, {}
@@ -293,6 +311,42 @@ def test_a_second_decision_about_a_step_is_told_too(experiment, monkeypatch):
     made = [{"kind": "healing", **decision} for decision in run.info["decisions"]["healing"]]
     assert [decision["to"] for decision in made] == [2, 4]
     assert healed(run.path) == made == [event for event in said if event["kind"] == "healing"]
+
+
+@pytest.mark.parametrize("clock", [0.0, 1e9])
+def test_whose_weights_are_no_numbers_does_not_depend_on_when_a_checkpoint_is_due(experiment, monkeypatch, clock):
+    """By the clock one is due after each look, or never. The step after it has a loss that is none."""
+    monkeypatch.setattr(Trainer, "step", spoils(Trainer.step))
+    monkeypatch.setattr(steplog, "CHECKPOINT_S", clock)
+    run = fit(experiment())
+    [made] = run.info["decisions"]["healing"]
+    assert (made["what"], made["step"], made["why"]) == ("skip", 6, "the weights after it are no numbers")
+    assert [number for number, _ in steps(run.path)] == [1, 2, 3, 4, 5, *range(7, run.info["progress"]["step"] + 1)]
+
+
+def test_all_workers_look_again_which_step_spoilt_the_weights(experiment, tmp_path):
+    wanted = experiment("train.exact=true")
+    alone, told = on(1, wanted, tmp_path, work_that_diverges)
+    two, theirs = on(2, wanted, tmp_path, work_that_diverges)
+    assert theirs == told and same_bits(alone, two)
+    assert 6 not in [dict(event)["step"] for event in told if dict(event)["kind"] == "step"]
+
+
+def spoils(step: Callable[[Trainer], dict[str, Any]]) -> Callable[[Trainer], dict[str, Any]]:
+    """A step that leaves no numbers in the weights, the sixth time, with a loss and a gradient that are numbers."""
+
+    def spoilt(self: Trainer) -> dict[str, Any]:
+        happened = step(self)
+        if self.progress.step == 6:
+            self.trained[0].data[:] = torch.inf
+        return happened
+
+    return spoilt
+
+
+def work_that_diverges(*given: Any) -> None:
+    Trainer.step = spoils(Trainer.step)  # type: ignore[method-assign]
+    work(*given)
 
 
 def test_a_spike_heals_and_is_one_again_after_an_interruption(experiment, tmp_path):

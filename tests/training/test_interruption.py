@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 import torch
 from cluster import running
+from training.test_exact import on, work
 
-from bigmodel.errors import TrainingError
+from bigmodel.errors import Interrupted, TrainingError
 from bigmodel.training.checkpoint import Checkpoints
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit, fit_in_parts
 from bigmodel.training.run import Run
 from bigmodel.training.saver import BEST, STEP
+from bigmodel.training.trainer import Trainer
 
 CHANGES = ("train.epochs=25", "train.checkpoint_every=7", "train.average=0.9", "data.augment.mask=0.1")
 
@@ -131,6 +133,33 @@ def test_ctrl_c_has_the_workers_of_ray_save(experiment, tmp_path, number):
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert f"continuing from the checkpoint of step {int(last.removeprefix(STEP))}" in said
+
+
+def work_that_one_is_told_to_end(rank: int, *given: Any) -> None:
+    """The second worker, after its step 12. What each says at its end is in a file of its own."""
+    step = Trainer.step
+
+    def told(self: Trainer) -> dict[str, Any]:
+        happened = step(self)
+        if rank and self.progress.step == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return happened
+
+    Trainer.step = told  # type: ignore[method-assign]
+    try:
+        work(rank, *given)
+    except Interrupted as e:
+        (given[-1] / f"said by {rank}").write_text(str(e))
+
+
+@pytest.mark.parametrize("exact", ["false", "true"])
+def test_a_signal_to_one_worker_has_all_of_them_save_the_same_step(experiment, tmp_path, exact):
+    wanted = experiment(f"train.exact={exact}", "train.epochs=500", "train.validate_every=5000", "train.timeout=20")
+    saved, told = on(2, wanted, tmp_path, work_that_one_is_told_to_end)
+    step = saved.state["step"]
+    assert 12 <= step == len(told) < 100
+    said = {(tmp_path / "on 2" / f"said by {rank}").read_text() for rank in range(2)}
+    assert len(said) == 1 and said.pop().startswith(f"stopped after step {step} of ")
 
 
 def test_a_worker_of_ray_that_stands_still_is_replaced(experiment, tmp_path, unbroken, ray_here):
