@@ -434,7 +434,7 @@ class Experiment(Section):
     init: Literal["xavier", "kaiming", "orthogonal", "normal"] = "xavier"
     """Scheme of the weights that do not come from a checkpoint."""
     mup: MupConfig = MupConfig()
-    """Maximal update parametrisation: what is tuned on a narrow encoder holds for a wide one."""
+    """Maximal update parametrisation: what is tuned on a narrow encoder or decoder holds for a wide one."""
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     decode: DecodeConfig = DecodeConfig()
