@@ -20,8 +20,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -225,6 +225,34 @@ def running() -> dict[Process, int]:
         if fields[0] != "Z":
             parents[Process(pid, int(fields[19]))] = int(fields[1])
     return parents
+
+
+def below(pid: int) -> set[int]:
+    """The process, and everything that it has started."""
+    parents, found = running(), {pid}
+    while more := {process.pid for process, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def listening(pids: Iterable[int]) -> dict[str, int]:
+    """Address and port, as /proc/net has them -> which of the processes listens there."""
+    owners: dict[str, int] = {}
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):
+                owners[os.readlink(link)] = pid
+    found = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and (owner := owners.get(f"socket:[{fields[9]}]")):
+                found[fields[1]] = owner
+    return found
+
+
+LOOPBACK = ("0100007F:", "0000000000000000FFFF00000100007F:", "00000000000000000000000001000000:")
+"""What addresses of /proc/net begin with that this machine alone can reach."""
 
 
 def processes_of(it: Cluster) -> set[Process]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import socket
+import sys
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -19,6 +22,7 @@ from bigmodel.training.run import STOP
 from bigmodel.training.trainer import Worker
 
 SHARED = "the output folder and data.cache must lie on storage that all nodes of the cluster share (BIGMODEL_HOME)"
+LOOPBACK = "127.0.0.1"  # the address of each worker on a Ray of our own
 
 
 def train(
@@ -42,7 +46,12 @@ def train(
             if device != "cpu":
                 torch.cuda.set_device(device)
             timeout = timedelta(seconds=wanted.train.timeout)
-            store = dist.TCPStore(host, port, world, rank == 0, timeout)  # type: ignore[attr-defined]
+            if host == LOOPBACK:  # else gloo listens wherever this machine's name leads
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+            listens = _listening(host, port) if rank == 0 else None
+            store = dist.TCPStore(  # type: ignore[attr-defined]
+                host, port, world, rank == 0, timeout, master_listen_fd=listens
+            )
             dist.init_process_group("gloo" if device == "cpu" else "nccl", None, timeout, world, rank, store)
         if blind := _without(Path(prepared), rank, world):
             return {"error": f"{prepared} is not to be seen on {', '.join(blind)}: {SHARED}"}
@@ -61,6 +70,12 @@ def train(
     if world > 1 and device != "cpu" and "lost" not in found:
         dist.destroy_process_group()  # NCCL may still be sending
     return found
+
+
+def _listening(host: str, port: int) -> int:
+    """A socket that listens at this address alone, where TCPStore's own would at all of them. -> its descriptor"""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, reuse_port=True).detach()
 
 
 def _without(path: Path, rank: int, world: int) -> list[str]:

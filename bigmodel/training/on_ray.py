@@ -166,11 +166,12 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     failures, why = setback.counted(run), ""
     with ForkServer() as server:
         while True:
-            plan = broadcast_from_rank_zero(_plan(config, failures, why) if rank == 0 else None)
-            if "error" in plan:
-                return dict(plan)
-            cut, others = _cut(run), Others(run, plan["port"])
-            found = server.run(request | plan, ray_train.leaving, others.are_lost, timeout)
+            with _place() as place:
+                plan = broadcast_from_rank_zero(_plan(config, failures, why, place) if rank == 0 else None)
+                if "error" in plan:
+                    return dict(plan)
+                cut, others = _cut(run), Others(run, plan["port"])
+                found = server.run(request | plan, ray_train.leaving, others.are_lost, timeout)
             if found is not None and "lost" not in found:
                 if "preempted" in found and rank == 0:
                     setback.note(run, found["preempted"])
@@ -233,16 +234,25 @@ def _device(kind: str) -> str:
     return f"cuda:{seen.index(own) if own in seen else own}"
 
 
-def _plan(config: dict[str, Any], failures: int, why: str) -> dict[str, Any]:
-    """Where the workers meet next, or why they do not."""
+def _place() -> socket.socket:
+    """Where the others find this worker: a free port, which nobody else gets as long as this is open. The process that
+    trains listens there (member.py)."""
     import ray
 
+    host = ray.util.get_node_ip_address()
+    place = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    place.bind((host, 0))
+    return place
+
+
+def _plan(config: dict[str, Any], failures: int, why: str, place: socket.socket) -> dict[str, Any]:
+    """Where the workers meet next, or why they do not."""
     if failures > config["experiment"]["train"]["retries"]:
         what = setback.taken(Path(config["run"])) or why
         return {"error": f"training failed {failures} times; the last checkpoint stays: {what}"}
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return {"host": ray.util.get_node_ip_address(), "port": free.getsockname()[1]}
+    host, port, *_ = place.getsockname()
+    return {"host": host, "port": port}
 
 
 def _cut(run: Path) -> list[Any]:

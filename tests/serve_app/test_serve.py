@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cluster import LOOPBACK, listening
 
 from bigmodel.errors import ConfigError, ResourceError, ServeError
 
@@ -207,22 +208,9 @@ def test_odd_clients_are_answered(front):
 def test_nothing_listens_beyond_loopback(served):
     """Not even Ray: its gcs, raylet, agents, workers, HAProxy's statistics, a replica's port for other deployments."""
     ours = served.processes()
-    owners = {}
-    for pid in ours:
-        for link in Path(f"/proc/{pid}/fd").glob("*"):
-            try:
-                owners[os.readlink(link)] = ours[pid]
-            except OSError:
-                continue
-    listening = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and (owner := owners.get(f"socket:[{fields[9]}]")):
-                listening[fields[1]] = owner
-    assert len(listening) > 10, "Ray's own processes were not found"
-    loopback = ("0100007F:", "0000000000000000FFFF00000100007F:", "00000000000000000000000001000000:")
-    assert not {where: owner for where, owner in listening.items() if not where.startswith(loopback)}
+    found = listening(ours)
+    assert len(found) > 10, "Ray's own processes were not found"
+    assert not {where: ours[pid] for where, pid in found.items() if not where.startswith(LOOPBACK)}
 
 
 def test_its_files_are_its_owners_alone(served):

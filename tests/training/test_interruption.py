@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from cluster import running
+from cluster import LOOPBACK, below, listening, running
 from training.test_exact import on, work
 
 from bigmodel.errors import Interrupted, TrainingError
@@ -115,11 +115,15 @@ def test_a_killed_worker_of_ray_is_started_anew_and_ends_at_the_same_bits(experi
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_has_the_workers_of_ray_save(experiment, tmp_path, number):
-    """As a terminal sends it: to all processes that it has begun."""
+    """As a terminal sends it: to all processes that it has begun. None of them listens beyond loopback."""
     run, wanted = tmp_path / "run", experiment(*CHANGES, "train.exact=true", "train.workers=2")
     longer = wanted.model_copy(update={"train": wanted.train.model_copy(update={"epochs": 5000})})
     process = command(tmp_path, longer, start_new_session=True)
     wait_for_step(run, 20, process)
+    found = listening(below(process.pid))
+    [first] = {event["pid"] for event in read(run / "events.jsonl") if event["kind"] == "start"}
+    assert list(found.values()).count(first) >= 2, "where the workers meet, and where gloo sends"
+    assert not [where for where in found if not where.startswith(LOOPBACK)]
     os.killpg(process.pid, number)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 130, said
