@@ -100,10 +100,13 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(experiment, tmp_path, 
     unbroken = fit(experiment(*changes, f"output={tmp_path / 'unbroken'}")).path
 
     def fill(event: dict[str, Any]) -> None:
-        if event["kind"] == "step" and event["step"] >= 20 and pid:
+        if event["kind"] == "step" and event["step"] >= 20 and pid and saved() >= "step-00000014":  # not under way yet
             resource.prlimit(pid.pop(), resource.RLIMIT_FSIZE, (40_000, 40_000))
         if event["kind"] == "start":
             pid.append(event["pid"])
+
+    def saved() -> str:
+        return max((file.parent.name for file in tmp_path.glob("run/checkpoints/step-*/manifest.json")), default="")
 
     pid: list[int] = []
     on_ray = experiment(*changes, "train.workers=1", "train.retries=0")
