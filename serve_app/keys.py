@@ -15,6 +15,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from bigmodel.errors import ConfigError
@@ -30,14 +31,15 @@ SCHEMES = [(b"www-authenticate", scheme + b' realm="bigmodel"') for scheme in (b
 
 
 def made() -> Path:
-    """The user's own key file, written with a new key if it is not there, readable for the user alone."""
-    path = Path.home() / ".bigmodel" / "keys"
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    """The user's own key file, written with a new key if it is not there, readable for the user alone. ConfigError if
+    it cannot be."""
+    path = Path("~/.bigmodel/keys").expanduser()
     try:
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError), open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
-    except FileExistsError:
-        pass
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Name a file of keys with --key-file") from None
     return path
 
 

@@ -124,6 +124,10 @@ def test_the_key_that_is_made_is_its_users_alone_and_stays(tmp_path, monkeypatch
     assert file == tmp_path / ".bigmodel" / "keys" and len(key) > 40
     assert stat.S_IMODE(file.stat().st_mode) == 0o600 and stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert made() == file and file.read_text() == key and len(digests(str(file))) == 1
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="cannot be written: Not a directory. Name a file of keys with --key-file"):
+        made()
 
 
 @pytest.mark.parametrize(
