@@ -6,6 +6,9 @@ import os
 import time
 from typing import Any
 
+ASK_S = 0.1
+"""Between two questions of a waiting controller whether there is room."""
+
 
 def lighter(trainer: Any) -> Any:
     """A trainer of Ray Train without the actors that bigmodel has no use for, each a process that takes seconds to
@@ -33,6 +36,8 @@ def patience(seconds: float) -> Any:
                 self._last_ran = time.monotonic()
             elif not current_state.is_terminal() and time.monotonic() - self._last_ran > seconds:
                 raise TimeoutError(f"there was no room for them for {seconds:g} s")
+            if current_state is previous_state:  # no room yet: the controller would ask again at once, on a whole core
+                time.sleep(ASK_S)
 
     return Patience()
 
