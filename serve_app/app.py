@@ -14,7 +14,7 @@ from ray.serve.schema import LoggingConfig
 from bigmodel.errors import ConfigError
 from bigmodel.predictor import stored_weights
 from serve_app import ray_host
-from serve_app.keys import AUTO, digests, is_private
+from serve_app.keys import digests, is_undecided
 from serve_app.options import ServeOptions, read_options
 from serve_app.replica import Replica
 
@@ -28,7 +28,7 @@ def build(args: Mapping[str, Any]) -> Application:
 
 def refuse_open(options: ServeOptions, host: str | None) -> None:
     """ConfigError where others reach Serve's host, and nothing was said of keys. None is the host of no Serve."""
-    if options.key_file == AUTO and host is not None and not is_private(host):
+    if host is not None and is_undecided(options.key_file, host):
         where = "every interface" if host in ("", "0.0.0.0", "::") else host
         raise ConfigError(
             f"args: Serve listens on {where} (http_options), where others reach it. Name a key_file, or key_file: none "

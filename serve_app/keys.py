@@ -95,6 +95,11 @@ def _digest(key: bytes) -> str:
     return hashlib.sha256(key).hexdigest()
 
 
+def is_undecided(key_file: str, host: str) -> bool:
+    """Whether others reach a host, and nothing was said of keys."""
+    return key_file == AUTO and not is_private(host)
+
+
 def is_private(host: str) -> bool:
     """Whether nobody but this machine reaches what listens on a host, by name or address. "" is every interface."""
     try:

@@ -16,7 +16,7 @@ from bigmodel.cores import available_cores
 from bigmodel.errors import ResourceError, ServeError
 from bigmodel.predictor import check_directory
 from serve_app import ray_host
-from serve_app.keys import AUTO, digests, is_private, made
+from serve_app.keys import digests, is_undecided, made
 from serve_app.options import DIGITS, ServeOptions, read_options
 from serve_app.ray_host import Host
 
@@ -74,7 +74,7 @@ def serving(
 
 def closed(options: ServeOptions, host: str, say: Callable[[str], None]) -> ServeOptions:
     """Where others reach the endpoint, and nothing was said of keys, the user's own key is asked for."""
-    if options.key_file != AUTO or is_private(host):
+    if not is_undecided(options.key_file, host):
         return options
     path = made()
     say(f'Others reach {host or "it"}, so a key is asked for: -H "authorization: Bearer $(cat {path})"')

@@ -86,11 +86,13 @@ def in_parts(
                 if not (lacks := deterministic.lacking(e)):
                     raise
                 found = None
+            doubtful = 0
             if found is None:
                 _allow_any_kernel(trainer, run, lacks)
             elif found.sure:
                 decisions = _heal(trainer, run, found)
-            doubtful = 0 if found is None or found.sure else found.step
+            else:
+                doubtful = found.step
             del trainer
             gc.collect()  # before another one is built
         events.write("end", step=trainer.progress.step, seconds=trainer.progress.seconds)
