@@ -113,7 +113,7 @@ def endure(it: Cluster, experiment: Experiment, fault: Fault | None, every: floa
     began = last = time.monotonic()
     while job.process.poll() is None:
         time.sleep(0.1)
-        if fault is not None and time.monotonic() - last >= every:
+        if fault is not None and time.monotonic() - last >= every and left(job, start) > 300:
             before = time.time()
             fault(it, start)
             start = job.wait_for_another(start)
@@ -122,6 +122,11 @@ def endure(it: Cluster, experiment: Experiment, fault: Fault | None, every: floa
     job.to_its_end()
     weights = digest(str(experiment.output_path / "model" / "model.safetensors"))
     return Outcome(time.monotonic() - began, gaps, str(weights))
+
+
+def left(job: Job, start: dict[str, Any]) -> int:
+    """Steps. One that is lost as training ends has nobody to wait for."""
+    return int(start["total_steps"]) - job.steps()[-1]
 
 
 def told(job: Job, start: dict[str, Any], killed: float, stepped: float) -> str:

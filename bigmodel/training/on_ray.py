@@ -164,7 +164,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     request = config | {"rank": rank, "world": world, "device": _device(config["device"])}
     timeout = config["experiment"]["train"]["timeout"]
     failures, why = setback.counted(run), ""
-    with ForkServer() as server:
+    with ForkServer(str(run)) as server:
         while True:
             with _place() as place:
                 plan = broadcast_from_rank_zero(_plan(config, failures, why, place) if rank == 0 else None)

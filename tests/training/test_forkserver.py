@@ -1,8 +1,11 @@
 """The server of processes that train: who is killed, who notices, and that nobody is left behind."""
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ import pytest
 from cluster import running
 
 from bigmodel.data.prepare import prepare
+from bigmodel.training import orphans
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit
 from bigmodel.training.forkserver import ForkServer
@@ -24,7 +28,7 @@ TIMEOUT = 300
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ForkServer]:
-    with ForkServer() as it:
+    with ForkServer("tests") as it:
         yield it
 
 
@@ -117,17 +121,54 @@ def test_a_server_that_is_killed_takes_its_process_along_and_is_begun_anew(serve
     assert found is not None and "the state is saved" in found["interrupted"]
 
 
-def test_nobody_trains_on_when_who_asked_has_gone(request_, tmp_path):
+ASKS = """
+import json, sys
+request, sys.path = json.load(sys.stdin)
+from bigmodel.training.forkserver import ForkServer
+with ForkServer(sys.argv[1]) as server:
+    server.run(request, lambda: False, lambda: False, 300)
+"""
+
+
+def test_nobody_trains_on_when_who_asked_is_killed_and_the_next_worker_of_the_run_is_spared_imports(
+    request_, tmp_path, monkeypatch
+):
     pids: list[int] = []
-    with ForkServer() as server:
-        asked = threading.Thread(target=lambda: server.run(request_, never, never, TIMEOUT), daemon=True)
-        noted = once_it_trains(tmp_path / "run", lambda pid: pids.extend([pid, parents()[pid]]))
-        asked.start()
+    noted = once_it_trains(tmp_path / "run", lambda pid: pids.extend([pid, parents()[pid]]))
+    with subprocess.Popen([sys.executable, "-c", ASKS, tmp_path], stdin=subprocess.PIPE, text=True) as worker:
+        assert worker.stdin is not None
+        worker.stdin.write(json.dumps([request_, sys.path]))
+        worker.stdin.close()
         noted.join()
         os.kill(pids[0], signal.SIGSTOP)  # nor one that stands still
-        server._socket.shutdown(2)  # as the end of this process does
-        assert all(map(gone, pids))
-        asked.join()
+        worker.kill()
+    assert gone(pids[0]) and pids[1] in parents()
+    with ForkServer(str(tmp_path / "another")) as other:
+        assert other._pid != pids[1]
+    monkeypatch.chdir(tmp_path)  # where this worker is, who trains for it is
+    with ForkServer(str(tmp_path)) as heir:
+        assert heir._pid == pids[1]
+        found = heir.run(request_ | {"run": "run"}, never, never, TIMEOUT)
+    assert found is not None and found["step"]
+    assert gone(pids[1])
+
+
+def test_a_worker_that_failed_leaves_its_server_and_others_are_not_waited_for(tmp_path):
+    with pytest.raises(KeyError), ForkServer(str(tmp_path)) as server:
+        raise KeyError
+    found, deadline = None, time.monotonic() + 60
+    while found is None and time.monotonic() < deadline:  # it imports before it waits
+        found = orphans.adopt(server._key)
+        time.sleep(0.1)
+    assert found is not None and found[1] == server._pid
+    assert orphans.adopt(server._key) is None  # it has one
+    found[0].close()
+    while not list(orphans._places(server._key)):
+        time.sleep(0.02)
+    os.kill(server._pid, signal.SIGSTOP)
+    assert orphans.adopt(server._key) is None
+    os.kill(server._pid, signal.SIGKILL)
+    assert gone(server._pid) and orphans.adopt(server._key) is None
 
 
 def test_it_is_told_that_its_machine_will_be_taken_away(server, request_, tmp_path):
@@ -139,7 +180,7 @@ def test_it_is_told_that_its_machine_will_be_taken_away(server, request_, tmp_pa
 
 
 def test_a_notice_before_it_is_there_is_not_lost(request_):
-    with ForkServer() as server:
+    with ForkServer("tests") as server:
         found = server.run(request_, lambda: True, never, TIMEOUT)
     assert found is not None and "is to be taken away" in found["preempted"]
 
