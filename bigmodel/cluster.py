@@ -25,7 +25,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # a worker stays where the experiment's relative paths start
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # how soon a lost worker, and the end, is noticed
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # how long workers are waited for that have no room any more
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "4",  # how long workers are waited for that have no room any more
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "60",  # for workers that have lost one of them to wait for one that stands still
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",

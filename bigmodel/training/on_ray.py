@@ -120,7 +120,7 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
         name=f"{run.name}-{time.time_ns()}",  # ours are the checkpoints: Ray has nothing to resume
         storage_path=str(run / "ray"),
         failure_config=FailureConfig(max_failures=train.retries, controller_failure_limit=-1),
-        callbacks=[_notes(run), ray_train.patience(WAIT_S)],
+        callbacks=[_notes(run), ray_train.patience(WAIT_S), ray_train.at_once()],
         logging_config=LoggingConfig(log_level="WARNING"),
     )
     trainer = DataParallelTrainer(

@@ -73,6 +73,20 @@ def patience(seconds: float) -> Any:
     return Patience()
 
 
+def at_once() -> Any:
+    """For Ray Train's workers, which are asked to end and waited for, the dead ones too: they have nothing to do then,
+    and are killed."""
+    import ray
+    from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+
+    class AtOnce(WorkerGroupCallback):
+        def before_worker_group_shutdown(self, worker_group: Any) -> None:
+            for worker in worker_group.get_workers():
+                ray.kill(worker.actor)
+
+    return AtOnce()
+
+
 def leaving() -> bool:
     """Of a worker of Ray Train: whether a node of its group will be taken away. Ray's public question is a barrier of
     all workers."""
