@@ -4,8 +4,9 @@
     python benchmarks/workers.py --type lstm
 
 All train the same model on the same global batches, each worker in a process of its own with one thread, in fp32; gloo
-adds up the gradients, as on Ray Train. "two apart" are two runs of half the batch that know nothing of each other: what
-the machine's cores are worth together. Rounds are interleaved. The speed is that between step 10 and the last one, by
+adds up the gradients, as on Ray Train. "one worker, halves" computes half a batch at a time, as each of two does: where
+a whole one no longer fits into a cache, that alone is faster. "two apart" are two runs of half the batch that know
+nothing of each other: what the machine's cores are worth together. Rounds are interleaved. The speed is that between step 10 and the last one, by
 the clock of the first worker.
 """
 
@@ -34,6 +35,7 @@ WARM = 10
 NO_SPLIT = {"valid": 0, "test": 0}
 CONTENDERS = {
     "one worker": (1, {}),
+    "one worker, halves": (1, {"accumulate": 2}),
     "two workers": (2, {}),
     "two apart": (2, {}),
     "one worker, exact": (1, {"exact": True}),
@@ -83,6 +85,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     asked = parser.parse_args()
     lighten()  # the processes of the fork server inherit it, as `bigmodel train` has it
     multiprocessing.get_context("forkserver").set_forkserver_preload(["bigmodel.training.loop"])
@@ -104,7 +107,7 @@ def main() -> None:
         print(
             f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; one thread a worker, fp32", flush=True
         )
-        speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+        speeds: dict[str, list[float]] = {name: [] for name in ["one worker", *asked.contenders]}
         for number in range(asked.rounds):
             for name, found in speeds.items():
                 found.append(speed(name, experiment, prepared))
