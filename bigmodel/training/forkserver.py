@@ -1,47 +1,49 @@
-"""A process that has imported what training needs, and forks one that trains whenever it is asked.
+"""A server of processes that train: it has imported what they need, and forks one whenever it is asked.
 
 Importing torch and transformers takes seconds, forking milliseconds: so a worker that was killed trains again almost at
 once. It forks before anything has computed, and has neither threads nor a GPU then. Requests and answers are lines of
-JSON on a socket, whose end tells each side that the other one has died.
+JSON on a socket, whose end tells each side that the other one has died. The server itself is forked from a process that
+outlives its worker (nursery.py).
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from bigmodel.imports import lighten
-from bigmodel.training import orphans
+from bigmodel.training import nursery
 
 LOOK_S = 0.25  # between two looks at what happens elsewhere
 KILL_S = 5.0  # for a server to end
+BEGIN_S = 240.0  # for a server to have imported
 BEAT_S = 1.0  # between two signs of life of a process that trains, whatever it is at
-BEGIN_S = 240.0  # for the first one: the server may have to import
 PR_SET_PDEATHSIG = 1  # prctl(2)
-LEAVE, END, QUIT = b"l", b"e", b"q"  # what may follow a request; the last one, any time
+LEAVE, END = b"l", b"e"  # what may follow a request
 BEAT = b" "  # what may come before an answer
 
 
 class ForkServer:
-    """The process as who asks it sees it, a worker of a run. One that failed or was killed leaves it to the next."""
+    """The server as who asks it sees it, a worker. Where that one fails or is killed, the next of its command finds all
+    imported."""
 
-    def __init__(self, run: str) -> None:
-        self._paths = os.pathsep.join(path for path in sys.path if path)  # Ray brings a job's own modules so
-        self._key = orphans.key(run, self._paths)
+    def __init__(self, name: str) -> None:
+        self._name = name
 
     def __enter__(self) -> ForkServer:
         self._start()
@@ -55,16 +57,20 @@ class ForkServer:
         else:
             self._socket.close()
 
+    def _start(self) -> None:
+        self._socket, self._pid = nursery.connect(self._name, __name__), 0
+
     def _end(self) -> None:
         """Of the server, and of who trains for it."""
         with self._socket, suppress(OSError):
-            self._socket.sendall(QUIT)
+            self._socket.sendall(nursery.QUIT)
             self._socket.settimeout(KILL_S)
             try:
                 self._until_closed()
-            except TimeoutError:  # it stands still
-                os.kill(self._pid, signal.SIGKILL)
-                self._until_closed()
+            except TimeoutError:  # it stands still, or imports
+                if self._pid:
+                    os.kill(self._pid, signal.SIGKILL)
+                    self._until_closed()
 
     def _until_closed(self) -> None:
         while self._socket.recv(65_536):
@@ -74,35 +80,18 @@ class ForkServer:
         self._end()
         self._start()
 
-    def _start(self) -> None:
-        self._socket, self._pid = orphans.adopt(self._key) or self._begun()
-
-    def _begun(self) -> tuple[socket.socket, int]:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            subprocess.run(
-                [sys.executable, "-P", "-m", __name__, self._key],
-                stdin=theirs.fileno(),
-                env=self._environment(),
-                start_new_session=True,
-                check=True,
-            )
-        return ours, orphans.greeted(ours)
-
-    def _environment(self) -> dict[str, str]:
-        return os.environ | {"PYTHONPATH": self._paths}
-
     def run(
         self, request: dict[str, Any], leaves: Callable[[], bool], ends: Callable[[], bool], timeout: float
     ) -> dict[str, Any] | None:
         """What `member.train(**request)` returns in a process of its own; None if that process died. It learns it when
         `leaves` says that its machine will be taken away, and is killed when `ends` says so, or where it stands still:
         no sign of life comes for `timeout` seconds."""
-        place = {"environment": self._environment(), "folder": os.getcwd()}
+        place = {"environment": nursery.environment(), "folder": os.getcwd()}
         try:
+            self._greeted()
             self._socket.sendall(json.dumps(request | place).encode() + b"\n")
             answer, left = b"", {LEAVE: leaves, END: ends}
-            heard, silence = time.monotonic(), max(timeout, BEGIN_S)
+            heard = time.monotonic()
             while not answer.endswith(b"\n"):
                 for word in [word for word, happened in left.items() if happened()]:
                     self._socket.sendall(word)
@@ -112,38 +101,44 @@ class ForkServer:
                     if not got:
                         raise ConnectionResetError
                     answer = (answer + got).lstrip(BEAT)
-                    heard, silence = time.monotonic(), timeout
-                elif time.monotonic() - heard > silence:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > timeout:
                     self._anew()
-                    return {"lost": f"silent for {silence:g} s"}
+                    return {"lost": f"silent for {timeout:g} s"}
         except ConnectionError:  # the server itself was killed
             self._anew()
             return None
         found: dict[str, Any] | None = json.loads(answer)
         return found
 
+    def _greeted(self) -> None:
+        """Once it has imported, it says which process it is."""
+        told, deadline = b"", time.monotonic() + BEGIN_S
+        while not self._pid:
+            if not select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise ConnectionResetError
+            got = self._socket.recv(1)
+            if not got:
+                raise ConnectionResetError
+            told += got
+            if told.endswith(b"\n"):
+                self._pid = int(told)
+
 
 # ---- the process itself
 
 
-def serve(asks: socket.socket, key: str) -> None:
-    """Answer one worker of a run after the other until none comes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # that of a terminal is meant for who asks
-    orphans.greet(asks)
-    lighten()
+def serve(asks: socket.socket) -> None:
+    """Answer one request after the other until nobody asks any more."""
     from bigmodel.training import member
 
-    gc.freeze()  # no collection touches, and so copies, what is shared
-    worker: socket.socket | None = asks
-    while worker:
-        with worker:
-            while line := _line(worker):
-                request, _, words = line.lstrip(LEAVE + END).partition(b"\n")  # those that crossed the last answer
-                answer = _forked(member.train, json.loads(request), worker, words)
-                with suppress(ConnectionError):  # who asked has gone
-                    worker.sendall((answer or b"null") + b"\n")
-        if worker := orphans.wait(key):
-            orphans.greet(worker)
+    with suppress(ConnectionError):
+        asks.sendall(b"%d\n" % os.getpid())
+    while line := _line(asks):
+        request, _, words = line.lstrip(LEAVE + END).partition(b"\n")  # those that crossed the last answer
+        answer = _forked(member.train, json.loads(request), asks, words)
+        with suppress(ConnectionError):  # who asked has gone
+            asks.sendall((answer or b"null") + b"\n")
 
 
 def _line(asks: socket.socket) -> bytes:
@@ -154,7 +149,7 @@ def _line(asks: socket.socket) -> bytes:
         if not got:
             return b""
         line += got
-        if line.lstrip(LEAVE + END).startswith(QUIT):
+        if line.lstrip(LEAVE + END).startswith(nursery.QUIT):
             sys.exit()
     return line
 
@@ -179,23 +174,29 @@ def _forked(train: Callable[..., dict[str, Any]], request: dict[str, Any], asks:
         _train(train, request, tells, alive)
     for handle in (tells, alive):
         os.close(handle)
-    answer, open_ = b"", True
-    while open_:
+    answer, watched = b"", [answers, asks.fileno()]
+    while answers in watched:
         if LEAVE in words:
             with suppress(BrokenPipeError):  # it has just ended
                 os.write(lives, LEAVE)
-        if END in words or QUIT in words:
+        if END in words or nursery.QUIT in words:
             os.kill(child, signal.SIGKILL)
-        if QUIT in words:
+        if nursery.QUIT in words:
+            os.waitpid(child, 0)
             sys.exit()
         words = b""
-        ready, _, _ = select.select([answers, asks.fileno()], [], [])
+        ready, _, _ = select.select(watched, [], [])
         if asks.fileno() in ready:
-            words = _heard(asks) or END
+            words = _heard(asks)
+            if not words:
+                words = END
+                watched.remove(asks.fileno())
         if answers in ready:
             got = os.read(answers, 65_536)
-            answer, open_ = (answer + got).lstrip(BEAT), bool(got)
-            if got and not answer:
+            answer = (answer + got).lstrip(BEAT)
+            if not got:
+                watched.remove(answers)
+            elif not answer:
                 with suppress(ConnectionError):  # who asked has just gone: the next look shows it
                     asks.sendall(BEAT)
     for handle in (answers, lives):
@@ -211,6 +212,9 @@ def _train(train: Callable[..., dict[str, Any]], request: dict[str, Any], tells:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.clear()
         os.environ.update(request.pop("environment"))
+        lighten()
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")  # as Ray has its workers: this one needs the memory
         os.chdir(request.pop("folder"))
         leaving, answered = threading.Event(), threading.Event()
         threading.Thread(target=_listen, args=[alive, leaving], daemon=True).start()
@@ -249,7 +253,17 @@ def _listen(alive: int, leaving: threading.Event) -> None:
     os._exit(1)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The process that has imported all."""
     if os.fork():
         os._exit(0)  # what is left is no child of the worker, whose children Ray ends with it
-    serve(socket.socket(fileno=0), sys.argv[1])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # that of a terminal is meant for who asks
+    lighten()
+    with suppress(Exception):  # a server tries again, and says what is wrong
+        importlib.import_module("bigmodel.training.member")
+    gc.freeze()  # no collection touches, and so copies, what is shared
+    nursery.keep(serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,20 +10,20 @@ seconds and keeps no metrics without a checkpoint. What is heavy, the processes 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from bigmodel import cluster
 from bigmodel.errors import Interrupted, ResourceError, TrainingError, last_line
 from bigmodel.experiment import Experiment
-from bigmodel.training import ray_train, setback
+from bigmodel.training import forkserver, nursery, ray_train, setback
 from bigmodel.training.events import Listener, Tail
-from bigmodel.training.forkserver import ForkServer
 from bigmodel.training.run import STOP, Run
 from bigmodel.training.stop import Stop
 
@@ -38,18 +38,21 @@ def train(experiment: Experiment, prepared: Path, run: Path, listener: Listener)
     """N workers of Ray Train, on a Ray of our own or the one RAY_ADDRESS names; started anew from the last checkpoint
     when one is lost, `train.retries` times in all. A signal asks them to save and end."""
     listener({"kind": "say", "line": "starting Ray"})
-    ours = cluster.connect()
-    (run / setback.COUNT).unlink(missing_ok=True)
-    import ray
-
-    try:
-        scaling = _scaling(experiment, cluster.nodes())
-        with Tail(Run(run).events, listener), setback.Heard(run, listener), Stop(run / STOP):
-            return _through_losses(experiment, prepared, run, scaling)
-    finally:
+    name = secrets.token_hex(16)
+    here = not os.environ.get("RAY_ADDRESS")  # while Ray starts, its workers' imports are done
+    with nursery.Kept(name, forkserver.__name__) if here else nullcontext():
+        ours = cluster.connect()
         (run / setback.COUNT).unlink(missing_ok=True)
-        if ours:
-            ray.shutdown()
+        import ray
+
+        try:
+            scaling = _scaling(experiment, cluster.nodes()) | {"nursery": name}
+            with Tail(Run(run).events, listener), setback.Heard(run, listener), Stop(run / STOP):
+                return _through_losses(experiment, prepared, run, scaling)
+        finally:
+            (run / setback.COUNT).unlink(missing_ok=True)
+            if ours:
+                ray.shutdown()
 
 
 def _scaling(experiment: Experiment, nodes: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -115,6 +118,7 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
         "run": str(run),
         "threads": scaling["threads"],
         "device": "cuda" if scaling["use_gpu"] else "cpu",
+        "nursery": scaling["nursery"],
     }
     run_config: Any = RunConfig(
         name=f"{run.name}-{time.time_ns()}",  # ours are the checkpoints: Ray has nothing to resume
@@ -164,7 +168,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     request = config | {"rank": rank, "world": world, "device": _device(config["device"])}
     timeout = config["experiment"]["train"]["timeout"]
     failures, why = setback.counted(run), ""
-    with ForkServer(str(run)) as server:
+    with forkserver.ForkServer(request.pop("nursery")) as server:
         while True:
             with _place() as place:
                 plan = broadcast_from_rank_zero(_plan(config, failures, why, place) if rank == 0 else None)

@@ -19,11 +19,11 @@ def lighter(trainer: Any) -> Any:
     trainer._create_default_callbacks = lambda: [one for one in usual() if type(one).__name__ not in unused]
     trainer._register_sigint_handler = lambda controller: None
     begin = trainer._initialize_and_run_controller
-    trainer._initialize_and_run_controller = lambda **parts: begin(**_quick_to_recover(trainer, parts))
+    trainer._initialize_and_run_controller = lambda **parts: begin(**_quick_to_recover(parts))
     return trainer
 
 
-def _quick_to_recover(trainer: Any, parts: dict[str, Any]) -> dict[str, Any]:
+def _quick_to_recover(parts: dict[str, Any]) -> dict[str, Any]:
     """What a controller is made of, so that it waits neither for a lost node nor for its knowledge of nodes to be
     renewed, which is every twenty seconds."""
     from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
@@ -37,7 +37,7 @@ def _quick_to_recover(trainer: Any, parts: dict[str, Any]) -> dict[str, Any]:
             return super()._get_reserved_resources()
 
     elastic = isinstance(parts["scaling_policy"], ElasticScalingPolicy)
-    policy = Fresh(trainer.scaling_config) if elastic else parts["scaling_policy"]
+    policy = Fresh(parts["scaling_policy"].scaling_config) if elastic else parts["scaling_policy"]
     return parts | {"train_fn_ref": Carried(parts["train_fn_ref"].get()), "scaling_policy": policy}
 
 

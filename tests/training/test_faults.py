@@ -93,13 +93,14 @@ def on_both(it: Job) -> dict[str, Any]:
 
 
 def that_train(it: Cluster) -> dict[Process, int]:
-    """Processes -> the servers that forked them."""
-    ours = set()
+    """Processes -> the ones that have imported for them."""
+    ours, parents = set(), {process.pid: parent for process, parent in running().items()}
     for process in processes_of(it):
         with suppress(OSError):  # it has just ended
             if b"bigmodel.training.forkserver" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
-                ours.add(process.pid)
-    return {process: parent for process, parent in running().items() if {process.pid, parent} <= ours}
+                ours.add(process)
+    above = {process: parents.get(parents.get(process.pid, 0), 0) for process in ours}
+    return {process: kept for process, kept in above.items() if kept in {each.pid for each in ours}}
 
 
 def other_node(it: Cluster) -> str:
@@ -142,7 +143,7 @@ def test_a_killed_worker(nodes, job, unbroken):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_worker_of_rays(nodes, job, unbroken):
-    """With the process that trains for it. The servers, which have imported, serve the next workers."""
+    """With the process that trains for it. What has imported serves the next workers."""
     it, first = on_two(nodes, job)
     trained = that_train(nodes)
     end(named(nodes, "RayTrainWorker")[0])

@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from cluster import running
 
 from bigmodel.data.prepare import prepare
-from bigmodel.training import orphans
+from bigmodel.training import forkserver, nursery
 from bigmodel.training.events import read
 from bigmodel.training.fit import fit
 from bigmodel.training.forkserver import ForkServer
@@ -27,8 +29,8 @@ TIMEOUT = 300
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    with ForkServer("tests") as it:
+def server(tmp_path_factory) -> Iterator[ForkServer]:
+    with ForkServer(str(tmp_path_factory.mktemp("server"))) as it:
         yield it
 
 
@@ -123,10 +125,9 @@ def test_a_server_that_is_killed_takes_its_process_along_and_is_begun_anew(serve
 
 ASKS = """
 import json, sys
-request, sys.path = json.load(sys.stdin)
 from bigmodel.training.forkserver import ForkServer
 with ForkServer(sys.argv[1]) as server:
-    server.run(request, lambda: False, lambda: False, 300)
+    server.run(json.load(sys.stdin), lambda: False, lambda: False, 300)
 """
 
 
@@ -134,40 +135,79 @@ def test_nobody_trains_on_when_who_asked_is_killed_and_the_next_worker_of_the_ru
     request_, tmp_path, monkeypatch
 ):
     pids: list[int] = []
-    noted = once_it_trains(tmp_path / "run", lambda pid: pids.extend([pid, parents()[pid]]))
+    noted = once_it_trains(tmp_path / "run", lambda pid: pids.extend([pid, parents()[pid], parents()[parents()[pid]]]))
     with subprocess.Popen([sys.executable, "-c", ASKS, tmp_path], stdin=subprocess.PIPE, text=True) as worker:
         assert worker.stdin is not None
-        worker.stdin.write(json.dumps([request_, sys.path]))
+        worker.stdin.write(json.dumps(request_))
         worker.stdin.close()
         noted.join()
         os.kill(pids[0], signal.SIGSTOP)  # nor one that stands still
         worker.kill()
-    assert gone(pids[0]) and pids[1] in parents()
-    assert orphans.adopt(ForkServer(str(tmp_path / "another"))._key) is None
+    assert gone(pids[0]) and gone(pids[1])
     monkeypatch.chdir(tmp_path)  # where this worker is, who trains for it is
     with ForkServer(str(tmp_path)) as heir:
-        assert heir._pid == pids[1]
+        heir._greeted()
+        assert parents()[heir._pid] == pids[2]
         found = heir.run(request_ | {"run": "run"}, never, never, TIMEOUT)
     assert found is not None and found["step"]
-    assert gone(pids[1])
+    assert gone(pids[2])
 
 
-def test_a_worker_that_failed_leaves_its_server_and_others_are_not_waited_for(tmp_path):
-    with pytest.raises(KeyError), ForkServer(str(tmp_path)) as server:
-        raise KeyError
-    found, deadline = None, time.monotonic() + 60
-    while found is None and time.monotonic() < deadline:  # it imports before it waits
-        found = orphans.adopt(server._key)
-        time.sleep(0.1)
-    assert found is not None and found[1] == server._pid
-    assert orphans.adopt(server._key) is None  # it has one
-    found[0].close()
-    while not list(orphans._places(server._key)):
-        time.sleep(0.02)
-    os.kill(server._pid, signal.SIGSTOP)
-    assert orphans.adopt(server._key) is None
-    os.kill(server._pid, signal.SIGKILL)
-    assert gone(server._pid) and orphans.adopt(server._key) is None
+def test_workers_that_begin_together_share_imports_and_the_last_one_to_end_ends_them(tmp_path):
+    with ThreadPoolExecutor() as together:
+        servers = [ForkServer(str(tmp_path)) for _ in range(4)]
+        list(together.map(ForkServer.__enter__, servers))
+    for server in servers:
+        server._greeted()
+    [kept] = {parents()[server._pid] for server in servers}
+    for server in servers:
+        server.__exit__(KeyError, None, None)
+    time.sleep(1)
+    assert kept in parents()  # for a minute
+    with ForkServer(str(tmp_path)) as first:
+        with ForkServer(str(tmp_path)) as second:
+            first._greeted()
+            second._greeted()
+            assert parents()[first._pid] == parents()[second._pid] == kept
+        assert kept in parents()
+    assert gone(kept)
+
+
+def that_serve() -> set[int]:
+    found = set()
+    for pid in parents():
+        with suppress(OSError):  # it has just ended
+            if forkserver.__name__.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
+
+
+def test_where_it_was_killed_while_it_imports_another_is_begun(tmp_path):
+    before = that_serve()
+    with nursery.Kept(str(tmp_path), forkserver.__name__):
+        [kept] = that_serve() - before
+        os.kill(kept, signal.SIGKILL)
+        assert gone(kept)
+        with ForkServer(str(tmp_path)) as server:
+            server._greeted()
+            other = parents()[server._pid]
+    assert other != kept and gone(other)
+
+
+def test_nothing_is_left_of_a_command_that_ends_before_anybody_has_come(tmp_path):
+    before = that_serve()
+    with nursery.Kept(str(tmp_path), forkserver.__name__):
+        [kept] = that_serve() - before
+    assert gone(kept)
+
+
+def test_without_named_sockets_each_worker_has_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(nursery, "NAMED", False)
+    with ForkServer(str(tmp_path)) as one, ForkServer(str(tmp_path)) as other, nursery.Kept("none", "none"):
+        for each in (one, other):
+            each._greeted()
+        kept = {parents()[one._pid], parents()[other._pid]}
+    assert len(kept) == 2 and all(map(gone, kept))
 
 
 def test_it_is_told_that_its_machine_will_be_taken_away(server, request_, tmp_path):
@@ -179,7 +219,7 @@ def test_it_is_told_that_its_machine_will_be_taken_away(server, request_, tmp_pa
 
 
 def test_a_notice_before_it_is_there_is_not_lost(request_):
-    with ForkServer("tests") as server:
+    with ForkServer("notice") as server:
         found = server.run(request_, lambda: True, never, TIMEOUT)
     assert found is not None and "is to be taken away" in found["preempted"]
 
