@@ -23,6 +23,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,6 +84,7 @@ class Cluster:
         """`ray start` in the background, its words in a log file beside the token."""
         ports = [f"{option}={port}" for option, port in zip(PORTS, free_ports(len(PORTS)), strict=True)]
         command = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+        command += apart()
         command += [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         command += ["--num-cpus=1", "--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000"]
         environment = {k: v for k, v in self.environment.items() if k not in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")}
@@ -105,10 +107,13 @@ class Cluster:
         self.add_node(f"--address={self.address}", "--include-log-monitor=false", away)
 
     def lose(self, number: int) -> None:
-        """A node as its machine goes: SIGKILL for its raylet."""
+        """A node as its machine goes: SIGKILL for its raylet, and for all that runs there."""
         parent = self.nodes.pop(number)
         [raylet] = [process for process, of in running().items() if of == parent.pid and "raylet" in said(process)]
-        end(raylet)
+        there = machine(parent.pid)
+        others = [process for process in processes_of(self) if machine(process.pid) == there != machine(os.getpid())]
+        for process in (raylet, *others):
+            end(process)
         parent.wait(60)
 
     def get(self, path: str, token: str | None = None) -> object:
@@ -195,6 +200,22 @@ def cluster(num_nodes: int = 2) -> Iterator[Cluster]:
         yield it
     finally:
         it.close()
+
+
+@cache
+def apart() -> list[str]:
+    """What gives a node mounts of its own, by which its processes are told from others', if this user may."""
+    command = ["unshare", "--mount"]
+    may = shutil.which(command[0]) and subprocess.run([*command, "true"], capture_output=True).returncode == 0
+    return command if may else []
+
+
+def machine(pid: int) -> int:
+    """0 if it has ended."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/mnt").st_ino
+    except OSError:
+        return 0
 
 
 def free_ports(count: int) -> list[int]:
