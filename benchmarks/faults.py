@@ -1,11 +1,12 @@
 """Workers, Ray Train's controller, nodes killed on a cluster of this machine: seconds to the next step, and the cost.
 
-    PYTHONPATH=.:tests python benchmarks/faults.py [--faults worker controller node] [--every 60] [--epochs 2000]
+    PYTHONPATH=.:tests python benchmarks/faults.py [--faults worker controller node each] [--every 60] [--epochs 2000]
 
 Two nodes of one CPU each, an LSTM on generated reviews, `train.exact`, a checkpoint every 200 steps. One run that
-nothing befalls; then one for each fault, which it meets every so many seconds. A killed node is replaced at once. For
-each: the seconds from the kill to the next step and how they part, the steps done again, the time of the run over that
-of the run alone, and whether the weights have its SHA-256. Exit code 1 if any have not.
+nothing befalls; then one for each fault, which it meets every so many seconds; `each` is one of the others in turn. A
+killed node loses all that runs there and is replaced at once, by one that has imported nothing. For each: the seconds
+from the kill to the next step and how they part, the steps done again, the time of the run over that of the run alone,
+and whether the weights have its SHA-256. Exit code 1 if any have not.
 
 The parts: until a new worker process starts (the loss is noticed, room is found), until that process has written its
 `start` (it imports, unless it was forked; the workers meet, the checkpoint is read), and until its first step. `cpu`
@@ -20,8 +21,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,12 @@ from bigmodel.data.files import digest
 from bigmodel.experiment import Experiment, change
 
 TICKS = os.sysconf("SC_CLK_TCK")
-WORKERS = {"worker": "2", "controller": "2", "node": "1..2"}
+WORKERS = {"worker": "2", "controller": "2", "node": "1..2", "each": "1..2"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faults", nargs="+", choices=sorted(WORKERS), default=list(WORKERS))
+    parser.add_argument("--faults", nargs="+", choices=sorted(WORKERS), default=["worker", "controller", "node"])
     parser.add_argument("--every", type=float, default=60.0, help="seconds of training between two of them")
     parser.add_argument("--epochs", type=int, default=2000, help="of 21 steps each")
     parser.add_argument("--folder", type=Path, help="where to work, and leave the runs; else a temporary folder")
@@ -47,7 +49,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_reviews(folder / "reviews.csv", 400)
     with cluster(2) as it:
-        alone = endure(it, experiment(folder, "alone", "2", asked.epochs), None, asked.every)
+        alone = endure(it, experiment(folder, "alone", "2", asked.epochs), (), asked.every)
         print(f"alone: {alone.seconds:.1f} s  load {os.getloadavg()[0]:.1f}", flush=True)
         equal = True
         for fault in asked.faults:
@@ -102,20 +104,22 @@ def kill_node(it: Cluster, start: dict[str, Any]) -> None:
 
 
 Fault = Callable[[Cluster, dict[str, Any]], None]
-FAULTS: dict[str, Fault] = {"worker": kill_worker, "controller": kill_controller, "node": kill_node}
+KINDS: dict[str, Fault] = {"worker": kill_worker, "controller": kill_controller, "node": kill_node}
+FAULTS = {kind: [fault] for kind, fault in KINDS.items()} | {"each": list(KINDS.values())}
 
 
-def endure(it: Cluster, experiment: Experiment, fault: Fault | None, every: float) -> Outcome:
-    """The experiment from its beginning to its end, the fault coming so long after each first step."""
+def endure(it: Cluster, experiment: Experiment, faults: Sequence[Fault], every: float) -> Outcome:
+    """The experiment from its beginning to its end, a fault coming so long after each first step."""
+    coming = cycle(faults)
     shutil.rmtree(experiment.output_path, ignore_errors=True)
     job, gaps = Job(it, experiment), []
     start = job.wait_for_step(1)
     began = last = time.monotonic()
     while job.process.poll() is None:
         time.sleep(0.1)
-        if fault is not None and time.monotonic() - last >= every and left(job, start) > 300:
+        if faults and time.monotonic() - last >= every and left(job, start) > 300:
             before = time.time()
-            fault(it, start)
+            next(coming)(it, start)
             start = job.wait_for_another(start)
             last = time.monotonic()
             gaps.append(told(job, start, before, time.time()))

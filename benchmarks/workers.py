@@ -6,8 +6,8 @@
 All train the same model on the same global batches, each worker in a process of its own with one thread, in fp32; gloo
 adds up the gradients, as on Ray Train. "one worker, halves" computes half a batch at a time, as each of two does: where
 a whole one no longer fits into a cache, that alone is faster. "two apart" are two runs of half the batch that know
-nothing of each other: what the machine's cores are worth together. Rounds are interleaved. The speed is that between step 10 and the last one, by
-the clock of the first worker.
+nothing of each other: what the machine's cores are worth together. Rounds are interleaved. The speed is that between
+step 10 and the last one, by the clock of the first worker.
 """
 
 from __future__ import annotations
