@@ -8,9 +8,9 @@ killed node loses all that runs there and is replaced at once, by one that has i
 from the kill to the next step and how they part, the steps done again, the time of the run over that of the run alone,
 and whether the weights have its SHA-256. Exit code 1 if any have not.
 
-The parts: until a new worker process starts (the loss is noticed, room is found), until that process has written its
-`start` (it imports, unless it was forked; the workers meet, the checkpoint is read), and until its first step. `cpu`
-are the seconds of processor time that its first worker had used by then: on a busy machine they say more than a clock.
+The parts: until the process that trains is forked (the loss is noticed, room is found, Ray's workers start, and a new
+node imports), until that process has written its `start` (the workers meet, the checkpoint is read), and until its
+first step. `cpu` are the seconds of processor time that it had used by then.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def told(job: Job, start: dict[str, Any], killed: float, stepped: float) -> str:
     process = time.time() - up + Process(start["pid"], int(fields[19])).started / TICKS
     wrote = start["time"]
     return (
-        f"{stepped - killed:.1f} s to the next step: {process - killed:.1f} until the new worker's process, "
-        f"{wrote - process:.1f} until it starts to train, {stepped - wrote:.1f} until its first step; cpu {cpu:.1f} s; "
+        f"{stepped - killed:.1f} s to the next step: {process - killed:.1f} until the process that trains, "
+        f"{wrote - process:.1f} until it begins, {stepped - wrote:.1f} until its first step; cpu {cpu:.1f} s; "
         f"{start['again']} steps done again"
     )
 
