@@ -117,7 +117,10 @@ def endure(it: Cluster, experiment: Experiment, faults: Sequence[Fault], every: 
     began = last = time.monotonic()
     while job.process.poll() is None:
         time.sleep(0.1)
-        if faults and time.monotonic() - last >= every and left(job, start) > 300:
+        if faults and time.monotonic() - last >= every:
+            if left(job, start) <= 300:
+                faults = ()
+                continue
             before = time.time()
             next(coming)(it, start)
             start = job.wait_for_another(start)

@@ -39,8 +39,8 @@ BEAT = b" "  # what may come before an answer
 
 
 class ForkServer:
-    """The server as who asks it sees it, a worker. Where that one fails or is killed, the next of its command finds all
-    imported."""
+    """The server as who asks it sees it, a worker. Unless it is told that nobody of the command needs one any more, the
+    next worker finds all imported."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -52,15 +52,12 @@ class ForkServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._end()
-        else:
-            self._socket.close()
+        self._socket.close()
 
     def _start(self) -> None:
         self._socket, self._pid = nursery.connect(self._name, __name__), 0
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Of the server, and of who trains for it."""
         with self._socket, suppress(OSError):
             self._socket.sendall(nursery.QUIT)
@@ -77,7 +74,7 @@ class ForkServer:
             pass
 
     def _anew(self) -> None:
-        self._end()
+        self.end()
         self._start()
 
     def run(
@@ -88,7 +85,7 @@ class ForkServer:
         no sign of life comes for `timeout` seconds."""
         place = {"environment": nursery.environment(), "folder": os.getcwd()}
         try:
-            self._greeted()
+            self._greet()
             self._socket.sendall(json.dumps(request | place).encode() + b"\n")
             answer, left = b"", {LEAVE: leaves, END: ends}
             heard = time.monotonic()
@@ -111,25 +108,33 @@ class ForkServer:
         found: dict[str, Any] | None = json.loads(answer)
         return found
 
-    def _greeted(self) -> None:
-        """Once it has imported, it says which process it is."""
-        told, deadline = b"", time.monotonic() + BEGIN_S
-        while not self._pid:
-            if not select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise ConnectionResetError
-            got = self._socket.recv(1)
+    def _greet(self) -> None:
+        if not self._pid:
+            try:
+                self._pid = self._number()
+            except ConnectionError:  # it had just ended: nobody was lost
+                self._anew()
+                self._pid = self._number()
+
+    def _number(self) -> int:
+        """Of the server's process, which says it once it has imported."""
+        line, deadline = b"", time.monotonic() + BEGIN_S
+        while not line.endswith(b"\n"):
+            left = max(0.0, deadline - time.monotonic())
+            got = self._socket.recv(1) if select.select([self._socket], [], [], left)[0] else b""
             if not got:
                 raise ConnectionResetError
-            told += got
-            if told.endswith(b"\n"):
-                self._pid = int(told)
+            line += got
+        return int(line)
 
 
 # ---- the process itself
 
 
-def serve(asks: socket.socket) -> None:
-    """Answer one request after the other until nobody asks any more."""
+def serve(asks: socket.socket, problem: Exception | None) -> None:
+    """Answer one request after the other until nobody asks any more; raise what went wrong with importing."""
+    if problem:
+        raise problem
     from bigmodel.training import member
 
     with suppress(ConnectionError):
@@ -259,10 +264,14 @@ def main() -> None:
         os._exit(0)  # what is left is no child of the worker, whose children Ray ends with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # that of a terminal is meant for who asks
     lighten()
-    with suppress(Exception):  # a server tries again, and says what is wrong
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as Ray has it for workers; and what forks has no threads
+    problem = None
+    try:
         importlib.import_module("bigmodel.training.member")
+    except Exception as e:
+        problem = e
     gc.freeze()  # no collection touches, and so copies, what is shared
-    nursery.keep(serve)
+    nursery.keep(lambda asks: serve(asks, problem))
 
 
 if __name__ == "__main__":

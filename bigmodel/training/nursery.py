@@ -14,12 +14,10 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 WAIT_S = 60.0  # for another worker, once the last one is gone
 LOOK_S = 0.25  # between two looks at who has gone
@@ -28,24 +26,19 @@ OUTPUT = [1, 2]  # descriptors that are handed over: where a worker's words go, 
 NAMED = sys.platform == "linux"
 
 
-class Kept:
+@contextmanager
+def kept(name: str, module: str) -> Iterator[None]:
     """For as long as a command runs: workers that it will start find all imported, or nearly so."""
-
-    def __init__(self, name: str, module: str) -> None:
-        self._connection: socket.socket | None = None
-        if NAMED:
-            with suppress(OSError):
-                self._connection = _connected(name, module)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._connection:
-            with self._connection, suppress(OSError):
-                self._connection.sendall(QUIT)
+    connection = None
+    if NAMED:
+        with suppress(OSError, subprocess.SubprocessError):  # workers try again, and say what is wrong
+            connection = _reach_or_begin(name, module)
+    try:
+        yield
+    finally:
+        if connection:
+            with connection, suppress(OSError):
+                connection.sendall(QUIT)
 
 
 def connect(name: str, module: str) -> socket.socket:
@@ -54,8 +47,12 @@ def connect(name: str, module: str) -> socket.socket:
     name     of the command, not to be guessed
     module   as a program it calls `keep`
     """
-    connection = _connected(name, module)
-    socket.send_fds(connection, [b"."], OUTPUT)
+    try:
+        connection = _reach_or_begin(name, module) if NAMED else _begin_own(module)
+    except OSError:  # where names of sockets are forbidden, or another user has this one
+        connection = _begin_own(module)
+    with suppress(ConnectionError):  # it has just ended: no number comes
+        socket.send_fds(connection, [b"."], OUTPUT)
     return connection
 
 
@@ -64,24 +61,43 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-def _connected(name: str, module: str) -> socket.socket:
-    if not NAMED:
-        with tempfile.TemporaryDirectory(prefix="bigmodel-") as folder:
-            _begun(f"{folder}/socket", module)
-            return _reached(f"{folder}/socket")
+def _reach_or_begin(name: str, module: str) -> socket.socket:
     files = os.stat("/proc/self/ns/mnt").st_ino  # containers may share a network, but not these
     address = f"\0bigmodel-{name}-{files}"
     while True:
         with suppress(ConnectionRefusedError):
-            return _reached(address)
-        try:
-            _begun(address, module)
-        except OSError as e:
-            if e.errno != errno.EADDRINUSE:  # another worker was quicker
+            return _reach(address)
+        with socket.socket(socket.AF_UNIX) as listens:
+            try:
+                listens.bind(address)
+            except OSError as e:
+                if e.errno == errno.EADDRINUSE:  # another worker was quicker
+                    continue
                 raise
+            listens.listen(socket.SOMAXCONN)  # before it has imported
+            _begin(module, listens)
 
 
-def _reached(address: str) -> socket.socket:
+def _begin_own(module: str) -> socket.socket:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        _begin(module, theirs)
+    return ours
+
+
+def _begin(module: str, its: socket.socket) -> None:
+    subprocess.run(
+        [sys.executable, "-P", "-m", module],
+        stdin=its.fileno(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        start_new_session=True,
+        check=True,
+    )
+
+
+def _reach(address: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(address)
@@ -94,62 +110,46 @@ def _reached(address: str) -> socket.socket:
 
 def _check(connection: socket.socket) -> None:
     """PermissionError if it is another user at the other end."""
-    if NAMED:
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        _, user, _ = struct.unpack("3i", credentials)
-        if user != os.getuid():
-            raise PermissionError(f"user {user} has a socket that is this command's")
-
-
-def _begun(address: str, module: str) -> None:
-    """It listens before it has imported."""
-    with socket.socket(socket.AF_UNIX) as listens:
-        listens.bind(address)
-        listens.listen(socket.SOMAXCONN)
-        subprocess.run(
-            [sys.executable, "-P", "-m", module],
-            stdin=listens.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment(),
-            start_new_session=True,
-            check=True,
-        )
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, user, _ = struct.unpack("3i", credentials)
+    if user != os.getuid():
+        raise PermissionError(f"user {user} has a socket that is this command's")
 
 
 # ---- the process itself
 
 
 def keep(serve: Callable[[socket.socket], None]) -> None:
-    """Fork a server for each connection, until all are gone and one of them was told to end, or none has come for a
-    while. Standard input is the socket that listens."""
-    listens = socket.socket(fileno=os.dup(0))
+    """Fork a server for each connection, until all are gone and the last one was told to end, or none has come for a
+    while. Standard input is the socket that listens, or the only connection there is."""
+    given = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    servers: set[int] = set()
-    since, told = time.monotonic(), False
-    while servers or not (told or time.monotonic() - since > WAIT_S):
-        if select.select([listens], [], [], LOOK_S)[0]:
-            connection = listens.accept()[0]
-            server = os.fork()
-            if not server:
-                listens.close()
+    if not given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        _serve(given, serve)
+    num_servers, since, told = 0, time.monotonic(), False
+    while num_servers or not (told or time.monotonic() - since > WAIT_S):
+        if select.select([given], [], [], LOOK_S)[0]:
+            connection = given.accept()[0]
+            if not os.fork():
+                given.close()
                 _serve(connection, serve)
             connection.close()
-            servers.add(server)
-            told = False
-        while servers and (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            server, status = ended
-            servers.discard(server)
-            since, told = time.monotonic(), told or status == 0
+            num_servers += 1
+        while num_servers:
+            server, status = os.waitpid(-1, os.WNOHANG)
+            if not server:
+                break
+            num_servers, since, told = num_servers - 1, time.monotonic(), status == 0
 
 
 def _serve(connection: socket.socket, serve: Callable[[socket.socket], None]) -> None:
-    """In the server that was forked: it ends here, with 0 if it was told to."""
+    """In the process of a server: it ends here, with 0 if it was told to."""
     code = 1
     try:
-        _check(connection)
+        if NAMED:
+            _check(connection)
         word, output, _, _ = socket.recv_fds(connection, 1, len(OUTPUT))
         if word == QUIT:
             sys.exit()

@@ -1,7 +1,7 @@
 """Training on N workers of Ray Train. It places them, and starts them anew where a node or one of them is lost.
 
 Each worker holds a server of processes (forkserver.py), and the process that it forks trains. Where one of those dies,
-all begin anew from the last checkpoint at once, without Ray, which would take as long as importing takes.
+all begin anew from the last checkpoint at once, without Ray.
 
 Only this file and ray_train.py import ray.train. Nothing goes through `ray.train.report`, which takes one report in two
 seconds and keeps no metrics without a checkpoint. What is heavy, the processes that train import alone.
@@ -40,7 +40,7 @@ def train(experiment: Experiment, prepared: Path, run: Path, listener: Listener)
     listener({"kind": "say", "line": "starting Ray"})
     name = secrets.token_hex(16)
     here = not os.environ.get("RAY_ADDRESS")  # while Ray starts, its workers' imports are done
-    with nursery.Kept(name, forkserver.__name__) if here else nullcontext():
+    with nursery.kept(name, forkserver.__name__) if here else nullcontext():
         ours = cluster.connect()
         (run / setback.COUNT).unlink(missing_ok=True)
         import ray
@@ -173,11 +173,14 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
             with _place() as place:
                 plan = broadcast_from_rank_zero(_plan(config, failures, why, place) if rank == 0 else None)
                 if "error" in plan:
+                    server.end()
                     return dict(plan)
                 cut, others = _cut(run), Others(run, plan["port"])
                 found = server.run(request | plan, ray_train.leaving, others.are_lost, timeout)
             if found is not None and "lost" not in found:
-                if "preempted" in found and rank == 0:
+                if "preempted" not in found:
+                    server.end()
+                elif rank == 0:
                     setback.note(run, found["preempted"])
                 return found
             why = _in_plain_words(rank, found["lost"]) if found else f"worker {rank} died"

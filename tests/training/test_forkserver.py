@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -29,9 +30,16 @@ TIMEOUT = 300
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[ForkServer]:
-    with ForkServer(str(tmp_path_factory.mktemp("server"))) as it:
+def server() -> Iterator[ForkServer]:
+    with ForkServer(secrets.token_hex(16)) as it:
         yield it
+        it.end()
+
+
+@pytest.fixture
+def name() -> str:
+    """Of a command."""
+    return secrets.token_hex(16)
 
 
 @pytest.fixture
@@ -79,8 +87,8 @@ def parents() -> dict[int, int]:
     return {process.pid: parent for process, parent in running().items()}
 
 
-def gone(pid: int) -> bool:
-    deadline = time.monotonic() + 20
+def gone(pid: int, within_s: float = 20) -> bool:
+    deadline = time.monotonic() + within_s
     while time.monotonic() < deadline and pid in parents():
         time.sleep(0.02)
     return pid not in parents()
@@ -132,11 +140,11 @@ with ForkServer(sys.argv[1]) as server:
 
 
 def test_nobody_trains_on_when_who_asked_is_killed_and_the_next_worker_of_the_run_is_spared_imports(
-    request_, tmp_path, monkeypatch
+    request_, tmp_path, monkeypatch, name
 ):
     pids: list[int] = []
     noted = once_it_trains(tmp_path / "run", lambda pid: pids.extend([pid, parents()[pid], parents()[parents()[pid]]]))
-    with subprocess.Popen([sys.executable, "-c", ASKS, tmp_path], stdin=subprocess.PIPE, text=True) as worker:
+    with subprocess.Popen([sys.executable, "-c", ASKS, name], stdin=subprocess.PIPE, text=True) as worker:
         assert worker.stdin is not None
         worker.stdin.write(json.dumps(request_))
         worker.stdin.close()
@@ -145,32 +153,47 @@ def test_nobody_trains_on_when_who_asked_is_killed_and_the_next_worker_of_the_ru
         worker.kill()
     assert gone(pids[0]) and gone(pids[1])
     monkeypatch.chdir(tmp_path)  # where this worker is, who trains for it is
-    with ForkServer(str(tmp_path)) as heir:
-        heir._greeted()
+    with ForkServer(name) as heir:
+        heir._greet()
         assert parents()[heir._pid] == pids[2]
         found = heir.run(request_ | {"run": "run"}, never, never, TIMEOUT)
+        heir.end()
     assert found is not None and found["step"]
     assert gone(pids[2])
 
 
-def test_workers_that_begin_together_share_imports_and_the_last_one_to_end_ends_them(tmp_path):
+def test_workers_that_begin_together_share_imports_and_the_last_one_to_end_ends_them(name):
     with ThreadPoolExecutor() as together:
-        servers = [ForkServer(str(tmp_path)) for _ in range(4)]
+        servers = [ForkServer(name) for _ in range(4)]
         list(together.map(ForkServer.__enter__, servers))
     for server in servers:
-        server._greeted()
+        server._greet()
     [kept] = {parents()[server._pid] for server in servers}
     for server in servers:
-        server.__exit__(KeyError, None, None)
-    time.sleep(1)
-    assert kept in parents()  # for a minute
-    with ForkServer(str(tmp_path)) as first:
-        with ForkServer(str(tmp_path)) as second:
-            first._greeted()
-            second._greeted()
-            assert parents()[first._pid] == parents()[second._pid] == kept
-        assert kept in parents()
+        server.__exit__(None, None, None)
+    assert all(gone(server._pid) for server in servers) and kept in parents()  # for a minute
+    with ForkServer(name) as first, ForkServer(name) as second:
+        first._greet()
+        second._greet()
+        assert parents()[first._pid] == parents()[second._pid] == kept
+        first.end()
+        assert gone(first._pid) and kept in parents()
+        second.end()
     assert gone(kept)
+
+
+def test_after_one_that_stood_still_the_next_worker_is_still_waited_for(request_, tmp_path, name):
+    stopped = once_it_trains(tmp_path / "run", lambda pid: os.kill(pid, signal.SIGSTOP))
+    with ForkServer(name) as server:
+        assert server.run(request_, never, never, 3) == {"lost": "silent for 3 s"}
+        stopped.join()
+        server._greet()
+        last, kept = server._pid, parents()[server._pid]
+    assert gone(last) and not gone(kept, 1)
+    with ForkServer(name) as heir:
+        heir._greet()
+        assert parents()[heir._pid] == kept
+        heir.end()
 
 
 def that_serve() -> set[int]:
@@ -182,32 +205,33 @@ def that_serve() -> set[int]:
     return found
 
 
-def test_where_it_was_killed_while_it_imports_another_is_begun(tmp_path):
+def test_where_it_was_killed_while_it_imports_another_is_begun(name):
     before = that_serve()
-    with nursery.Kept(str(tmp_path), forkserver.__name__):
+    with nursery.kept(name, forkserver.__name__), ForkServer(name) as server:
         [kept] = that_serve() - before
         os.kill(kept, signal.SIGKILL)
-        assert gone(kept)
-        with ForkServer(str(tmp_path)) as server:
-            server._greeted()
-            other = parents()[server._pid]
+        server._greet()
+        other = parents()[server._pid]
+        server.end()
     assert other != kept and gone(other)
 
 
-def test_nothing_is_left_of_a_command_that_ends_before_anybody_has_come(tmp_path):
+def test_nothing_is_left_of_a_command_that_ends_before_anybody_has_come(name):
     before = that_serve()
-    with nursery.Kept(str(tmp_path), forkserver.__name__):
+    with nursery.kept(name, forkserver.__name__):
         [kept] = that_serve() - before
     assert gone(kept)
 
 
-def test_without_named_sockets_each_worker_has_its_own(tmp_path, monkeypatch):
+def test_where_sockets_have_no_names_each_worker_has_its_own(request_, name, monkeypatch, tmp_path):
     monkeypatch.setattr(nursery, "NAMED", False)
-    with ForkServer(str(tmp_path)) as one, ForkServer(str(tmp_path)) as other, nursery.Kept("none", "none"):
-        for each in (one, other):
-            each._greeted()
-        kept = {parents()[one._pid], parents()[other._pid]}
-    assert len(kept) == 2 and all(map(gone, kept))
+    with nursery.kept(name, "none"), ForkServer(name) as one, ForkServer(name) as other:
+        (tmp_path / "run" / STOP).touch()
+        found = one.run(request_, never, never, TIMEOUT)
+        other._greet()
+        assert not {parents()[one._pid], parents()[other._pid]} & that_serve() and one._pid != other._pid
+    assert found is not None and "the state is saved" in found["interrupted"]
+    assert gone(one._pid) and gone(other._pid)
 
 
 def test_it_is_told_that_its_machine_will_be_taken_away(server, request_, tmp_path):
@@ -218,8 +242,8 @@ def test_it_is_told_that_its_machine_will_be_taken_away(server, request_, tmp_pa
     assert found is not None and "is to be taken away" in found["preempted"]
 
 
-def test_a_notice_before_it_is_there_is_not_lost(request_):
-    with ForkServer("notice") as server:
+def test_a_notice_before_it_is_there_is_not_lost(request_, name):
+    with ForkServer(name) as server:
         found = server.run(request_, lambda: True, never, TIMEOUT)
     assert found is not None and "is to be taken away" in found["preempted"]
 
