@@ -120,8 +120,9 @@ def test_ctrl_c_has_the_workers_of_ray_save(experiment, tmp_path, number):
     longer = wanted.model_copy(update={"train": wanted.train.model_copy(update={"epochs": 5000})})
     process = command(tmp_path, longer, start_new_session=True)
     wait_for_step(run, 20, process)
-    found = listening(below(process.pid))
     [first] = {event["pid"] for event in read(run / "events.jsonl") if event["kind"] == "start"}
+    parents = {each.pid: parent for each, parent in running().items()}
+    found = listening(below(process.pid) | below(parents[parents[first]]))
     assert list(found.values()).count(first) >= 2, "where the workers meet, and where gloo sends"
     assert not [where for where in found if not where.startswith(LOOPBACK)]
     os.killpg(process.pid, number)
