@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from cluster import LOOPBACK, below, listening, running
+from cluster import LOOPBACK, below, listening, running, said
 from training.test_exact import on, work
 
 from bigmodel.errors import Interrupted, TrainingError
@@ -387,10 +387,10 @@ def test_retries_are_counted_on_where_ray_has_replaced_a_worker(experiment, tmp_
 
     def kill(event: dict[str, Any]) -> None:
         if event["kind"] == "start":
-            parents = {process.pid: parent for process, parent in running().items()}
-            of_ray = parents[parents[event["pid"]]]
+            ours = below(os.getpid())
+            [of_ray] = [each for each in running() if each.pid in ours and said(each).startswith("ray::RayTrainWorker")]
             trained.append(event["pid"])
-            os.kill(event["pid"] if len(trained) == 1 else of_ray, signal.SIGKILL)
+            os.kill(event["pid"] if len(trained) == 1 else of_ray.pid, signal.SIGKILL)
 
     with pytest.raises(TrainingError, match="training failed 2 times; the last checkpoint stays: worker 0 died, or"):
         fit(experiment("train.workers=1", "train.retries=1", "train.epochs=5000"), listener=kill)
