@@ -31,6 +31,7 @@ WAIT_S = 240  # for room for the workers, once it has been taken away
 NOTICE_S = 20.0  # for a process to notice by itself that another one is lost, and to end what it is saving
 PEER = ("by peer", "onnection closed", "likely closed", "Broken pipe")  # gloo's, NCCL's and the store's words
 FOLLOWED = "lost the connection to another one, which died, or its node did"
+REQUEST = "ray.request"  # in the run's folder: by what name room was asked for
 GROW_S = 30.0  # between two looks whether there is room for more of them
 
 
@@ -50,7 +51,8 @@ def train(experiment: Experiment, prepared: Path, run: Path, listener: Listener)
             with Tail(Run(run).events, listener), setback.Heard(run, listener), Stop(run / STOP):
                 return _through_losses(experiment, prepared, run, scaling)
         finally:
-            (run / setback.COUNT).unlink(missing_ok=True)
+            for left in (setback.COUNT, REQUEST):
+                (run / left).unlink(missing_ok=True)
             if ours:
                 ray.shutdown()
 
@@ -139,6 +141,7 @@ def _trainer_result(experiment: Experiment, prepared: Path, run: Path, scaling: 
         run_config=run_config,
     )
     try:
+        ray_train.request(trainer, run / REQUEST)
         result: dict[str, Any] = vars(ray_train.lighter(trainer).fit())["return_value"]
     except ControllerError as e:
         raise TrainingError(

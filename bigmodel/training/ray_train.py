@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 ASK_S = 0.1
@@ -93,6 +95,20 @@ def leaving() -> bool:
     from ray.train.v2._internal.execution.context import get_train_context
 
     return get_train_context().preemption_context.preemption_info is not None
+
+
+def request(trainer: Any, noted: Path) -> None:
+    """Note by what name its controller will ask for room; and withdraw what one asked for that was noted before and has
+    died, for itself or with its command: it would be counted as taken for three minutes more."""
+    import ray
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+
+    if noted.exists():
+        ray.get(get_or_create_autoscaling_coordinator().cancel_request.remote(noted.read_text("utf-8")))
+    with suppress(OSError):  # it may be that the disk is full
+        noted.write_text(f"train-{trainer.train_run_context.run_id}", "utf-8")
 
 
 def release_orphans() -> None:

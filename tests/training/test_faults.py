@@ -174,10 +174,15 @@ def test_a_process_that_stands_still(nodes, job, unbroken):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_controller(nodes, job, unbroken):
-    it, first = on_two(nodes, job)
+    """The room that it had asked for is no longer counted as taken."""
+    with_nodes(nodes, 2)
+    it = job("train.workers=1..2")
+    first = on_both(it)
     for controller in named(nodes, "TrainController"):
         end(controller)
+    killed = time.time()
     second = it.wait_for_another(first)
+    assert second["workers"] == 2 and second["time"] - killed < 90
     assert second["again"] <= EVERY + 10 and second["after"] == "Ray Train's controller died"
     it.to_its_end()
     assert same(it, unbroken)
@@ -186,10 +191,14 @@ def test_a_killed_controller(nodes, job, unbroken):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_killed_driver(nodes, job, unbroken):
-    it, first = on_two(nodes, job)
+    with_nodes(nodes, 2)
+    it = job("train.workers=1..2")
+    first = on_both(it)
     it.kill()
-    it = job("train.workers=2")
+    killed = time.time()
+    it = job("train.workers=1..2")
     second = it.wait_for_another(first)
+    assert second["time"] - killed < 90
     assert second["again"] <= EVERY + 10
     it.to_its_end()
     assert same(it, unbroken)
