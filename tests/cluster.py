@@ -248,6 +248,21 @@ def running() -> dict[Process, int]:
     return parents
 
 
+def parents() -> dict[int, int]:
+    """Number of each process -> that of its parent."""
+    return {process.pid: parent for process, parent in running().items()}
+
+
+def that_run(module: str) -> set[int]:
+    """Numbers of the processes with the module as their program, or in their arguments."""
+    found = set()
+    for pid in parents():
+        with suppress(OSError):  # it has just ended
+            if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+    return found
+
+
 def below(pid: int) -> set[int]:
     """The process, and everything that it has started."""
     parents, found = running(), {pid}

@@ -6,12 +6,11 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import Cluster, Process, cluster, end, processes_of, running
+from cluster import Cluster, Process, cluster, end, parents, processes_of, running, that_run
 from conftest import write_reviews
 from job import Job, named
 from training.test_interruption import sha256, steps
@@ -94,13 +93,9 @@ def on_both(it: Job) -> dict[str, Any]:
 
 def that_train(it: Cluster) -> dict[Process, int]:
     """Processes -> the ones that have imported for them."""
-    ours, parents = set(), {process.pid: parent for process, parent in running().items()}
-    for process in processes_of(it):
-        with suppress(OSError):  # it has just ended
-            if b"bigmodel.training.forkserver" in Path(f"/proc/{process.pid}/cmdline").read_bytes():
-                ours.add(process)
-    above = {process: parents.get(parents.get(process.pid, 0), 0) for process in ours}
-    return {process: kept for process, kept in above.items() if kept in {each.pid for each in ours}}
+    ours, parent = that_run("bigmodel.training.forkserver"), parents()
+    above = {process: parent.get(parent.get(process.pid, 0), 0) for process in processes_of(it) if process.pid in ours}
+    return {process: kept for process, kept in above.items() if kept in ours}
 
 
 def other_node(it: Cluster) -> str:

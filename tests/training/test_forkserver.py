@@ -11,12 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import running
+from cluster import parents, that_run
 
 from bigmodel.data.prepare import prepare
 from bigmodel.training import forkserver, nursery
@@ -81,10 +80,6 @@ def once_it_trains(run: Path, do: Callable[[int], object]) -> threading.Thread:
     thread = threading.Thread(target=wait)
     thread.start()
     return thread
-
-
-def parents() -> dict[int, int]:
-    return {process.pid: parent for process, parent in running().items()}
 
 
 def gone(pid: int, within_s: float = 20) -> bool:
@@ -196,19 +191,10 @@ def test_after_one_that_stood_still_the_next_worker_is_still_waited_for(request_
         heir.end()
 
 
-def that_serve() -> set[int]:
-    found = set()
-    for pid in parents():
-        with suppress(OSError):  # it has just ended
-            if forkserver.__name__.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.add(pid)
-    return found
-
-
 def test_where_it_was_killed_while_it_imports_another_is_begun(name):
-    before = that_serve()
+    before = that_run(forkserver.__name__)
     with nursery.kept(name, forkserver.__name__), ForkServer(name) as server:
-        [kept] = that_serve() - before
+        [kept] = that_run(forkserver.__name__) - before
         os.kill(kept, signal.SIGKILL)
         server._greet()
         other = parents()[server._pid]
@@ -217,9 +203,9 @@ def test_where_it_was_killed_while_it_imports_another_is_begun(name):
 
 
 def test_nothing_is_left_of_a_command_that_ends_before_anybody_has_come(name):
-    before = that_serve()
+    before = that_run(forkserver.__name__)
     with nursery.kept(name, forkserver.__name__):
-        [kept] = that_serve() - before
+        [kept] = that_run(forkserver.__name__) - before
     assert gone(kept)
 
 
@@ -229,7 +215,9 @@ def test_where_sockets_have_no_names_each_worker_has_its_own(request_, name, mon
         (tmp_path / "run" / STOP).touch()
         found = one.run(request_, never, never, TIMEOUT)
         other._greet()
-        assert not {parents()[one._pid], parents()[other._pid]} & that_serve() and one._pid != other._pid
+        assert (
+            not {parents()[one._pid], parents()[other._pid]} & that_run(forkserver.__name__) and one._pid != other._pid
+        )
     assert found is not None and "the state is saved" in found["interrupted"]
     assert gone(one._pid) and gone(other._pid)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from cluster import LOOPBACK, below, listening, running, said
+from cluster import LOOPBACK, below, listening, parents, running, said
 from training.test_exact import on, work
 
 from bigmodel.errors import Interrupted, TrainingError
@@ -121,8 +121,8 @@ def test_ctrl_c_has_the_workers_of_ray_save(experiment, tmp_path, number):
     process = command(tmp_path, longer, start_new_session=True)
     wait_for_step(run, 20, process)
     [first] = {event["pid"] for event in read(run / "events.jsonl") if event["kind"] == "start"}
-    parents = {each.pid: parent for each, parent in running().items()}
-    found = listening(below(process.pid) | below(parents[parents[first]]))
+    parent = parents()
+    found = listening(below(process.pid) | below(parent[parent[first]]))
     assert list(found.values()).count(first) >= 2, "where the workers meet, and where gloo sends"
     assert not [where for where in found if not where.startswith(LOOPBACK)]
     os.killpg(process.pid, number)
