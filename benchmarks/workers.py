@@ -2,12 +2,14 @@
 
     python benchmarks/workers.py                     the encoder, reviews of hotel length
     python benchmarks/workers.py --type lstm
+    python benchmarks/workers.py --batch 128 --micro 32     everybody computes 32 rows at a time
 
 All train the same model on the same global batches, each worker in a process of its own with one thread, in fp32; gloo
-adds up the gradients, as on Ray Train. "one worker, halves" computes half a batch at a time, as each of two does: where
-a whole one no longer fits into a cache, that alone is faster. "two apart" are two runs of half the batch that know
-nothing of each other: what the machine's cores are worth together. Rounds are interleaved. The speed is that between
-step 10 and the last one, by the clock of the first worker.
+adds up the gradients, as on Ray Train. With --micro each accumulates micro-batches of as many rows, but for "one
+worker, whole"; without it one worker computes a batch at once and two half of one each, which may be faster where a
+whole one no longer fits into a cache. "two apart" are two runs of half the batch that know nothing of each other: what
+the machine's cores are worth together. Rounds are interleaved. The speed is that between step 10 and the last one,
+by the clock of the first worker.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ WARM = 10
 NO_SPLIT = {"valid": 0, "test": 0}
 CONTENDERS = {
     "one worker": (1, {}),
-    "one worker, halves": (1, {"accumulate": 2}),
+    "one worker, whole": (1, {"accumulate": 1}),
     "two workers": (2, {}),
     "two apart": (2, {}),
     "one worker, exact": (1, {"exact": True}),
@@ -63,12 +65,12 @@ def work(number: int, apart: bool, world: int, folder: str, tree: dict[str, Any]
         Path(folder, "speed").write_text(str((len(times) - WARM) * experiment.train.batch_size / seconds))
 
 
-def speed(name: str, experiment: Experiment, prepared: Path) -> float:
+def speed(name: str, experiment: Experiment, prepared: Path, micro: int) -> float:
     """Samples a second of one contender."""
     world, changes = CONTENDERS[name]
-    apart = name == APART
-    half = {"batch_size": experiment.train.batch_size // 2} if apart else {}
-    train = experiment.train.model_copy(update=changes | half)
+    apart, part = name == APART, experiment.train.batch_size // world
+    half = {"batch_size": part} if apart else {}
+    train = experiment.train.model_copy(update={"accumulate": max(part // micro, 1)} | changes | half)
     tree = experiment.model_copy(update={"train": train}).model_dump(mode="json")
     with tempfile.TemporaryDirectory() as folder:
         for number in range(world):
@@ -84,6 +86,7 @@ def main() -> None:
     parser.add_argument("--type", default="transformer", help="of the model (default transformer, the encoder)")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--micro", type=int, help="rows of a micro-batch (default: all that a worker has of a batch)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     asked = parser.parse_args()
@@ -104,13 +107,14 @@ def main() -> None:
         )
         prepared = prepare(experiment).path
         print(f"{what}, strung together to {count:,} of hotel length; {asked.type}, batches of {asked.batch}")
+        print(f"micro-batches of {asked.micro} rows" if asked.micro else "each worker's part of a batch at once")
         print(
             f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; one thread a worker, fp32", flush=True
         )
         speeds: dict[str, list[float]] = {name: [] for name in ["one worker", *asked.contenders]}
         for number in range(asked.rounds):
             for name, found in speeds.items():
-                found.append(speed(name, experiment, prepared))
+                found.append(speed(name, experiment, prepared, asked.micro or asked.batch))
                 print(f"round {number + 1}  {name:18}  {found[-1]:8,.1f} samples/s", flush=True)
     one = speeds["one worker"]
     for name, found in speeds.items():

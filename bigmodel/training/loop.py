@@ -18,7 +18,7 @@ from bigmodel.data.prepare import open_prepared
 from bigmodel.errors import CheckpointError, ConfigError, Interrupted, Preempted, ResourceError, out_of_memory
 from bigmodel.experiment import Experiment
 from bigmodel.models.fields import root_message
-from bigmodel.training import deterministic, healing, setback
+from bigmodel.training import allocator, deterministic, healing, setback
 from bigmodel.training.checkpoint import Checkpoint, Checkpoints
 from bigmodel.training.events import Event, Events, Listener
 from bigmodel.training.run import Run
@@ -59,6 +59,8 @@ def in_parts(
     """`train` that hands over its validation events, and may be left at any. With `settled` each comes when its
     checkpoint is on disk; else the checkpoint may still be under way, until the parts are closed or at their end."""
     torch.set_num_threads(worker.threads)
+    if worker.device == "cpu":
+        allocator.keep_freed()
     if ":" in worker.device:  # one of several GPUs
         torch.cuda.set_device(worker.device)
     first, run = worker.rank == 0, Run(run_path)
