@@ -1,19 +1,23 @@
 """The memory of one step, kept for the next."""
 
 import ctypes
+import os
 from typing import Any
 
-M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # of mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 NEVER = -1
+KEPT_BYTES = 64 << 20  # a larger piece goes back: of such, what lies free between others soon is more than what is used
+THEIRS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def keep_freed() -> None:
     """Have this process hand out again what it frees, rather than give it back to the system.
 
     glibc maps every tensor of more than 32 MiB anew, and Linux clears its pages; a step allocates what the one before
-    it has freed. Memory use is that of the largest step either way. Elsewhere than on glibc nothing is changed.
+    it has freed. The process stays as large as its largest step made it, or somewhat larger. Elsewhere than on glibc,
+    or where the environment tells it what to do, nothing is changed.
     """
     mallopt: Any = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
+    if mallopt is not None and not any(name in os.environ for name in THEIRS):
+        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
         mallopt(M_TRIM_THRESHOLD, NEVER)
