@@ -6,7 +6,7 @@ from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 NEVER = -1
-KEPT_BYTES = 64 << 20  # a larger piece goes back: of such, what lies free between others soon is more than what is used
+KEPT_BYTES = 65 << 20  # 64 MiB and what aligning takes; of larger ones, more soon lies free between others than is used
 THEIRS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
