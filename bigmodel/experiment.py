@@ -267,8 +267,8 @@ class TrainConfig(Section):
     batch_tokens: Count = 0
     """Tokens of one optimiser step, roughly, padding included, in place of batch_size; 0 counts samples."""
     accumulate: PositiveInt = 1
-    """Micro-batches a worker cuts its part of the batch into (gradient accumulation), to save memory; the step stays
-    the same."""
+    """Micro-batches a worker cuts its part of the batch into (gradient accumulation), to save memory, and on a CPU
+    often time, where batches are large; the step stays the same."""
     workers: int | str = 0
     """0 trains in this process without Ray; N trains on N workers of Ray Train; 1..4 on as many of them as there is
     room for, more when nodes join and fewer when some are lost."""
