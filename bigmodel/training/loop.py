@@ -59,12 +59,12 @@ def in_parts(
     """`train` that hands over its validation events, and may be left at any. With `settled` each comes when its
     checkpoint is on disk; else the checkpoint may still be under way, until the parts are closed or at their end."""
     torch.set_num_threads(worker.threads)
-    if worker.device == "cpu":
-        allocator.keep_freed()
     if ":" in worker.device:  # one of several GPUs
         torch.cuda.set_device(worker.device)
     first, run = worker.rank == 0, Run(run_path)
     decisions: list[healing.Decision] = run.info.get("decisions", {}).get("healing", [])
+    if worker.device == "cpu" and not healing.was_short(decisions):
+        allocator.keep_freed()
     checkpoints = Checkpoints(str(run_path / "checkpoints"), readonly=not first)
     doubtful = 0
     with Events(run_path / "events.jsonl" if first else None, listener) as events, Stop() as stop:
@@ -97,6 +97,8 @@ def in_parts(
                 doubtful = found.step
             del trainer
             gc.collect()  # before another one is built
+            if found is not None and found.memory and worker.device == "cpu":
+                allocator.give_back()
         events.write("end", step=trainer.progress.step, seconds=trainer.progress.seconds)
     return vars(trainer.progress) | {"precision": trainer.precision, "parameters": trainer.model.num_parameters()}
 
