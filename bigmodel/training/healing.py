@@ -98,11 +98,6 @@ def pieces(step: int, made: Sequence[Decision], train: TrainConfig) -> int:
     return int(max([train.accumulate, *cut]))
 
 
-def was_short(made: Sequence[Decision]) -> bool:
-    """Whether memory did not suffice at some step."""
-    return any(decision["what"] == "accumulate" for decision in made)
-
-
 def rate(step: int, made: Sequence[Decision], train: TrainConfig) -> float:
     """What the learning rate of a step is multiplied by, after the batches passed over before it."""
     before = sum(decision["what"] == "skip" and decision["step"] <= step for decision in made)

@@ -18,7 +18,7 @@ from bigmodel.data.prepare import open_prepared
 from bigmodel.errors import CheckpointError, ConfigError, Interrupted, Preempted, ResourceError, out_of_memory
 from bigmodel.experiment import Experiment
 from bigmodel.models.fields import root_message
-from bigmodel.training import allocator, deterministic, healing, setback
+from bigmodel.training import deterministic, healing, setback
 from bigmodel.training.checkpoint import Checkpoint, Checkpoints
 from bigmodel.training.events import Event, Events, Listener
 from bigmodel.training.run import Run
@@ -63,8 +63,6 @@ def in_parts(
         torch.cuda.set_device(worker.device)
     first, run = worker.rank == 0, Run(run_path)
     decisions: list[healing.Decision] = run.info.get("decisions", {}).get("healing", [])
-    if worker.device == "cpu" and not healing.was_short(decisions):
-        allocator.keep_freed()
     checkpoints = Checkpoints(str(run_path / "checkpoints"), readonly=not first)
     doubtful = 0
     with Events(run_path / "events.jsonl" if first else None, listener) as events, Stop() as stop:
@@ -97,8 +95,6 @@ def in_parts(
                 doubtful = found.step
             del trainer
             gc.collect()  # before another one is built
-            if found is not None and found.memory and worker.device == "cpu":
-                allocator.give_back()
         events.write("end", step=trainer.progress.step, seconds=trainer.progress.seconds)
     return vars(trainer.progress) | {"precision": trainer.precision, "parameters": trainer.model.num_parameters()}
 
