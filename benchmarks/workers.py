@@ -5,11 +5,11 @@
     python benchmarks/workers.py --batch 128 --micro 32     everybody computes 32 rows at a time
 
 All train the same model on the same global batches, each worker in a process of its own with one thread, in fp32; gloo
-adds up the gradients, as on Ray Train. With --micro each accumulates micro-batches of as many rows, but for "one
-worker, whole"; without it one worker computes a batch at once and two half of one each, which may be faster where a
-whole one no longer fits into a cache. "two apart" are two runs of half the batch that know nothing of each other: what
-the machine's cores are worth together. Rounds are interleaved. The speed is that between step 10 and the last one,
-by the clock of the first worker.
+adds up the gradients, as on Ray Train. With --micro each accumulates micro-batches of at most so many rows, but for
+"one worker, whole" and the exact ones; without it one worker computes a batch at once and two half of one each,
+which may be faster where a whole one no longer fits into a cache. "two apart" are two runs of half the batch that know
+nothing of each other: what the machine's cores are worth together. Rounds are interleaved. The speed is that between
+step 10 and the last one, by the clock of the first worker.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from bigmodel.training.trainer import Worker
 
 WARM = 10
 NO_SPLIT = {"valid": 0, "test": 0}
+WHOLE = "one worker, whole"
 CONTENDERS = {
     "one worker": (1, {}),
-    "one worker, whole": (1, {"accumulate": 1}),
+    WHOLE: (1, {"accumulate": 1}),
     "two workers": (2, {}),
     "two apart": (2, {}),
     "one worker, exact": (1, {"exact": True}),
@@ -70,7 +71,7 @@ def speed(name: str, experiment: Experiment, prepared: Path, micro: int) -> floa
     world, changes = CONTENDERS[name]
     apart, part = name == APART, experiment.train.batch_size // world
     half = {"batch_size": part} if apart else {}
-    train = experiment.train.model_copy(update={"accumulate": max(part // micro, 1)} | changes | half)
+    train = experiment.train.model_copy(update={"accumulate": -(-part // micro)} | changes | half)
     tree = experiment.model_copy(update={"train": train}).model_dump(mode="json")
     with tempfile.TemporaryDirectory() as folder:
         for number in range(world):
@@ -88,8 +89,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--micro", type=int, help="rows of a micro-batch (default: all that a worker has of a batch)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS))
     asked = parser.parse_args()
+    contenders = asked.contenders or [name for name in CONTENDERS if asked.micro or name != WHOLE]
     lighten()  # the processes of the fork server inherit it, as `bigmodel train` has it
     multiprocessing.get_context("forkserver").set_forkserver_preload(["bigmodel.training.loop"])
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +113,7 @@ def main() -> None:
         print(
             f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start; one thread a worker, fp32", flush=True
         )
-        speeds: dict[str, list[float]] = {name: [] for name in ["one worker", *asked.contenders]}
+        speeds: dict[str, list[float]] = {name: [] for name in ["one worker", *contenders]}
         for number in range(asked.rounds):
             for name, found in speeds.items():
                 found.append(speed(name, experiment, prepared, asked.micro or asked.batch))
